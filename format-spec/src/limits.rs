@@ -1,0 +1,39 @@
+//! Owns every bound of the stored format, each with its reason.
+//!
+//! Always: a decoder compares with these before it allocates. Never: a bound that a writer of this version can exceed.
+
+/// 1 MiB: a frame is the unit of reading; 64 KiB frames reach nearly the ratio of larger ones, the rest is room for deltas.
+pub const FRAME_PLAIN_MAX: u32 = 1 << 20;
+
+/// A stored frame may be a little larger than its content (zstd's worst case is content + 1/256 + 512 bytes).
+pub const FRAME_STORED_MAX: u32 = FRAME_PLAIN_MAX + FRAME_PLAIN_MAX / 128 + 4096;
+
+/// Chunks in one frame: 1 MiB of the smallest pieces that a cutter makes is far below.
+pub const FRAME_CHUNKS_MAX: u16 = 4096;
+
+/// 1 GiB: packs are about 16 MiB; `optimize` and merges may make them larger, and offsets stay below 32 bits.
+pub const PACK_MAX: u64 = 1 << 30;
+
+/// Frames in one pack: a 1 GiB pack of frames of 256 bytes.
+pub const PACK_FRAMES_MAX: u32 = 1 << 22;
+
+/// Chunks in one pack: 64 MiB of ids, read at once when an index is rebuilt.
+pub const PACK_CHUNKS_MAX: u32 = 1 << 22;
+
+/// 256 MiB of manifest: a 64 GiB archive of which every page lies elsewhere needs about 130 MiB.
+pub const MANIFEST_PLAIN_MAX: u64 = 256 << 20;
+
+/// Streams of one manifest: an archive with a million members is refused rather than half understood.
+pub const STREAMS_MAX: u64 = 1 << 20;
+
+/// Packs that one manifest may name: 64 GiB in packs of 16 MiB is 4,096.
+pub const MANIFEST_PACKS_MAX: u64 = 1 << 20;
+
+/// 64 MiB of index segment: 4 million ids.
+pub const SEGMENT_PLAIN_MAX: u64 = 64 << 20;
+
+/// 1 MiB of JSON for a repository, snapshot or session record; labels and warnings are bounded before.
+pub const RECORD_MAX: u64 = 1 << 20;
+
+/// Length of a stream's name. PAX allows any length; Linux refuses paths over 4096 bytes.
+pub const NAME_MAX: u64 = 64 << 10;

@@ -1,0 +1,229 @@
+#![doc = include_str!("../spec/repository.md")]
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{FormatError, Result};
+use crate::ids::{IdKey, RepositoryId};
+use crate::limits;
+
+/// Name of the object.
+pub const OBJECT_NAME: &str = "repository.json";
+/// What `format` holds.
+pub const FORMAT: &str = "cryostore";
+/// Version of the whole repository format that this program writes, and the highest that it reads.
+pub const VERSION: u32 = 1;
+/// The cutter of this version: FastCDC 2020 with normalisation level 1, gear table without a seed.
+pub const CUTTER_FASTCDC_2020_N1: &str = "fastcdc-2020-n1";
+
+/// Who must know a feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Whoever reads manifests and packs.
+    Read,
+    /// Whoever adds to the repository.
+    Write,
+    /// Whoever deletes from it.
+    Collect,
+}
+
+impl Role {
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Read => "reading this repository",
+            Self::Write => "writing to this repository",
+            Self::Collect => "collecting garbage in this repository",
+        }
+    }
+}
+
+/// Features that a program must know before it does something with the repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Features {
+    /// To read.
+    #[serde(default)]
+    pub read: Vec<String>,
+    /// To write.
+    #[serde(default)]
+    pub write: Vec<String>,
+    /// To collect garbage.
+    #[serde(default)]
+    pub collect: Vec<String>,
+}
+
+/// Names of the features that this program knows. Version 1 needs none.
+pub const KNOWN_FEATURES: &[&str] = &[];
+
+/// How bytes that are not pages are cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunking {
+    /// Which cutter, see [`CUTTER_FASTCDC_2020_N1`].
+    pub cutter: String,
+    /// Smallest chunk in bytes, but for the last of a stream.
+    pub min: u32,
+    /// Expected chunk in bytes.
+    pub average: u32,
+    /// Largest chunk in bytes.
+    pub max: u32,
+}
+
+impl Default for Chunking {
+    fn default() -> Self {
+        Self { cutter: CUTTER_FASTCDC_2020_N1.to_owned(), min: 4 << 10, average: 16 << 10, max: 64 << 10 }
+    }
+}
+
+/// `repository.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryRecord {
+    /// Always [`FORMAT`].
+    pub format: String,
+    /// At most [`VERSION`].
+    pub version: u32,
+    /// Random name of the repository.
+    pub id: RepositoryId,
+    /// When it was made, RFC 3339, UTC.
+    pub created: String,
+    /// What a program must know.
+    #[serde(default)]
+    pub features: Features,
+    /// How bytes are cut.
+    pub chunking: Chunking,
+    /// Key of the ids, 64 hexadecimal digits. Wrapped elsewhere once a repository is encrypted.
+    pub id_key: String,
+}
+
+impl RepositoryRecord {
+    /// The record of a new repository.
+    #[must_use]
+    pub fn new(id: RepositoryId, id_key: &IdKey, created: String) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            id,
+            created,
+            features: Features::default(),
+            chunking: Chunking::default(),
+            id_key: id_key.to_hex(),
+        }
+    }
+
+    /// The object's bytes: JSON for people, with a line end.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|e| FormatError::invalid("repository.json", e.to_string()))?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    /// Reads the object. Version and format are looked at before the rest is.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: String,
+            version: u32,
+        }
+        const WHAT: &str = "repository.json";
+        if bytes.len() as u64 > limits::RECORD_MAX {
+            return Err(FormatError::TooLarge { what: WHAT, limit: limits::RECORD_MAX, got: bytes.len() as u64 });
+        }
+        let bad = |e: serde_json::Error| FormatError::invalid(WHAT, e.to_string());
+        let head: Head = serde_json::from_slice(bytes).map_err(bad)?;
+        if head.format != FORMAT {
+            return Err(FormatError::invalid(WHAT, format!("its format is `{}`", head.format.escape_default())));
+        }
+        if head.version == 0 || head.version > VERSION {
+            return Err(FormatError::UnsupportedVersion { what: WHAT, got: head.version, known: VERSION });
+        }
+        let record: Self = serde_json::from_slice(bytes).map_err(bad)?;
+        record.check_chunking()?;
+        record.id_key()?;
+        Ok(record)
+    }
+
+    fn check_chunking(&self) -> Result<()> {
+        const WHAT: &str = "chunking";
+        let Chunking { cutter, min, average, max } = &self.chunking;
+        if cutter != CUTTER_FASTCDC_2020_N1 {
+            return Err(FormatError::UnknownFeature { what: WHAT, feature: cutter.clone() });
+        }
+        let sizes_fit = (64..=1 << 20).contains(min)
+            && (256..=4 << 20).contains(average)
+            && min <= average
+            && average <= max
+            && (1024..=limits::FRAME_PLAIN_MAX / 2).contains(max);
+        if sizes_fit { Ok(()) } else { Err(FormatError::invalid(WHAT, format!("sizes {min}, {average}, {max}"))) }
+    }
+
+    /// The key of the ids.
+    pub fn id_key(&self) -> Result<IdKey> {
+        IdKey::from_hex(&self.id_key)
+    }
+
+    /// Names the first feature that `role` needs and this program does not know.
+    pub fn allows(&self, role: Role) -> Result<()> {
+        let mut lists = vec![&self.features.read];
+        match role {
+            Role::Read => {}
+            Role::Write => lists.push(&self.features.write),
+            Role::Collect => lists.push(&self.features.collect),
+        }
+        match lists.into_iter().flatten().find(|name| !KNOWN_FEATURES.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(name) => Err(FormatError::UnknownFeature { what: role.what(), feature: name.clone() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> RepositoryRecord {
+        RepositoryRecord::new(
+            RepositoryId::from_bytes([1; 16]),
+            &IdKey::from_bytes([2; 32]),
+            "2026-11-20T00:00:00Z".to_owned(),
+        )
+    }
+
+    #[test]
+    fn a_record_reads_back() {
+        assert_eq!(RepositoryRecord::decode(&record().encode().unwrap()), Ok(record()));
+    }
+
+    #[test]
+    fn an_unknown_feature_stops_only_who_needs_it_and_is_named() {
+        let mut record = record();
+        record.features.collect.push("moves".to_owned());
+        let record = RepositoryRecord::decode(&record.encode().unwrap()).unwrap();
+        assert!(record.allows(Role::Read).is_ok());
+        assert!(record.allows(Role::Write).is_ok());
+        let err = record.allows(Role::Collect).unwrap_err();
+        assert!(err.to_string().contains("`moves`"), "{err}");
+    }
+
+    #[test]
+    fn a_reader_feature_stops_everybody() {
+        let mut record = record();
+        record.features.read.push("delta".to_owned());
+        for role in [Role::Read, Role::Write, Role::Collect] {
+            assert!(record.allows(role).is_err());
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_told_from_damage() {
+        let text = br#"{"format":"cryostore","version":2,"everything":"else"}"#;
+        assert!(RepositoryRecord::decode(text).unwrap_err().is_unsupported());
+        let text = br#"{"format":"restic","version":1}"#;
+        assert!(!RepositoryRecord::decode(text).unwrap_err().is_unsupported());
+    }
+
+    #[test]
+    fn another_cutter_is_refused_by_name() {
+        let mut record = record();
+        record.chunking.cutter = "seqcdc".to_owned();
+        let err = RepositoryRecord::decode(&record.encode().unwrap()).unwrap_err();
+        assert!(err.to_string().contains("seqcdc"), "{err}");
+    }
+}

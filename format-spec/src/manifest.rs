@@ -2,7 +2,7 @@
 
 use crate::envelope::{self, Codec, ObjectType};
 use crate::error::{FormatError, Result};
-use crate::ids::{Digest, ID_LEN, PackId};
+use crate::ids::{DIGEST_LEN, Digest, ID_LEN, PackId};
 use crate::limits;
 use crate::recipe::{Recipe, Slices};
 use crate::wire::{Put, Reader};
@@ -67,6 +67,14 @@ pub struct Stream {
     pub body: Body,
 }
 
+/// What a maximal stretch of zero bytes adds to the digest of its stream.
+#[must_use]
+pub fn zeros_mark(len: u64) -> [u8; DIGEST_LEN] {
+    let mut mark = [0; DIGEST_LEN];
+    mark[DIGEST_LEN - 8..].copy_from_slice(&len.to_le_bytes());
+    mark
+}
+
 /// Literal bytes, then a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
@@ -83,8 +91,9 @@ pub struct Layout {
     pub pieces: Vec<Piece>,
     /// Bytes of the archive.
     pub len: u64,
-    /// BLAKE3 of the archive, without a key (what `b3sum` prints).
-    pub digest: Digest,
+    /// BLAKE3 of the archive, without a key (what `b3sum` prints). None if its streams did not come in the archive's order: then
+    /// the streams' digests are what is checked.
+    pub digest: Option<Digest>,
 }
 
 /// Whose memory a page map describes.
@@ -236,7 +245,10 @@ impl Manifest {
     fn encode_layout(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.put_varint(self.layout.len);
-        out.extend_from_slice(self.layout.digest.as_bytes());
+        out.push(u8::from(self.layout.digest.is_some()));
+        if let Some(digest) = &self.layout.digest {
+            out.extend_from_slice(digest.as_bytes());
+        }
         out.put_varint(self.layout.pieces.len() as u64);
         for piece in &self.layout.pieces {
             out.put_varint(piece.literal);
@@ -358,7 +370,11 @@ fn decode_streams(mut r: Reader<'_>) -> Result<Vec<Stream>> {
 
 fn decode_layout(mut r: Reader<'_>) -> Result<Layout> {
     let len = r.varint()?;
-    let digest = Digest::from_bytes(r.array()?);
+    let digest = match r.u8()? {
+        0 => None,
+        1 => Some(Digest::from_bytes(r.array()?)),
+        n => return Err(FormatError::UnknownFeature { what: WHAT, feature: format!("archive digest {n}") }),
+    };
     let count = r.count("pieces of a layout", limits::STREAMS_MAX * 2, 2)?;
     let mut pieces = Vec::with_capacity(count);
     for _ in 0..count {
@@ -453,7 +469,7 @@ mod tests {
         Manifest {
             packs: vec![PackId::from_bytes([3; 16])],
             streams,
-            layout: Layout { pieces, len: 1536 + 8192 + 100, digest: Digest::of(b"archive") },
+            layout: Layout { pieces, len: 1536 + 8192 + 100, digest: Some(Digest::of(b"archive")) },
             maps: vec![
                 PageMap { of: MapOf::Process(7), stale: false, stream: Some(1), page_size: 4096, runs: runs.clone() },
                 PageMap { of: MapOf::SharedMemory(1 << 40), stale: true, stream: None, page_size: 65536, runs },

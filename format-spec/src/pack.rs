@@ -284,8 +284,7 @@ impl Directory {
     /// The frame that holds chunk `number`.
     #[must_use]
     pub fn frame_of(&self, number: u32) -> Option<&FrameEntry> {
-        let at = self.frames.partition_point(|frame| frame.first_chunk <= number).checked_sub(1)?;
-        self.frames.get(at).filter(|frame| number - frame.first_chunk < u32::from(frame.chunks))
+        frame_of(&self.frames, number)
     }
 
     /// The directory and the trailer: what follows the last frame of the pack `id`.
@@ -340,6 +339,23 @@ impl Directory {
 
     /// Reads the last bytes of the pack `id`, which is `pack_len` bytes long; `tail` must hold all that [`Self::tail_len`] says.
     pub fn decode(id: PackId, tail: &[u8], pack_len: u64) -> Result<Self> {
+        let view = DirectoryView::decode(id, tail, pack_len)?;
+        Ok(Self { ids: split_ids(&tail[view.ids]), frames: view.frames })
+    }
+}
+
+/// A directory whose ids stay where they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryView {
+    /// In the order in which they lie, without gaps.
+    pub frames: Vec<FrameEntry>,
+    /// Where the ids of the chunks of plain frames are within the bytes that were decoded, 16 bytes each.
+    pub ids: std::ops::Range<usize>,
+}
+
+impl DirectoryView {
+    /// As [`Directory::decode`].
+    pub fn decode(id: PackId, tail: &[u8], pack_len: u64) -> Result<Self> {
         const WHAT: &str = "pack directory";
         let need = TRAILER_LEN as u64;
         let have = tail.len() as u64;
@@ -350,26 +366,39 @@ impl Directory {
             .ok_or(FormatError::Truncated { what: WHAT, need, have })?;
         let trailer = Trailer::decode(trailer_bytes)?;
         let directory_len = trailer.table_stored as usize + trailer.ids as usize * ID_LEN;
-        let directory = rest
+        let start = rest
             .len()
             .checked_sub(directory_len)
-            .and_then(|at| rest.get(at..))
             .ok_or(FormatError::Truncated { what: WHAT, need: directory_len as u64, have })?;
+        let directory = &rest[start..];
         if directory_digest(id, directory, &trailer_bytes[..TRAILER_LEN - DIGEST_LEN]) != trailer.digest {
             return Err(FormatError::Digest { what: WHAT });
         }
         if u64::from(trailer.frames_end) + directory_len as u64 + need != pack_len {
             return Err(FormatError::invalid(WHAT, format!("the pack has {pack_len} bytes, another number than it says")));
         }
-        let (table, ids) = directory.split_at(trailer.table_stored as usize);
-        let out = Self { frames: trailer.frames(table)?, ids: split_ids(ids) };
-        let (frames_end, _) = out.end();
-        let plain: u64 = out.frames.iter().filter(|f| f.kind == FrameKind::Plain).map(|f| u64::from(f.chunks)).sum();
+        let (table, _) = directory.split_at(trailer.table_stored as usize);
+        let frames = trailer.frames(table)?;
+        let frames_end = frames
+            .last()
+            .map_or(PACK_HEADER_LEN as u64, |last| u64::from(last.offset) + u64::from(last.stored_len));
+        let plain: u64 = frames.iter().filter(|f| f.kind == FrameKind::Plain).map(|f| u64::from(f.chunks)).sum();
         if frames_end != u64::from(trailer.frames_end) || plain != u64::from(trailer.ids) {
             return Err(FormatError::invalid(WHAT, "its frame table and its numbers contradict each other"));
         }
-        Ok(out)
+        Ok(Self { frames, ids: start + trailer.table_stored as usize..rest.len() })
     }
+
+    /// The frame that holds chunk `number`.
+    #[must_use]
+    pub fn frame_of(&self, number: u32) -> Option<&FrameEntry> {
+        frame_of(&self.frames, number)
+    }
+}
+
+fn frame_of(frames: &[FrameEntry], number: u32) -> Option<&FrameEntry> {
+    let at = frames.partition_point(|frame| frame.first_chunk <= number).checked_sub(1)?;
+    frames.get(at).filter(|frame| number - frame.first_chunk < u32::from(frame.chunks))
 }
 
 /// The ids of a column; bytes that are no whole id are left out.

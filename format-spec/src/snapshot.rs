@@ -45,8 +45,9 @@ pub struct Archive {
     pub kind: ArchiveKind,
     /// Bytes of the archive (of the inner tar, if it came compressed).
     pub bytes: u64,
-    /// BLAKE3 of the archive.
-    pub digest: Digest,
+    /// BLAKE3 of the archive; see [`crate::manifest::Layout::digest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
     /// The compressed file around it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outer: Option<Outer>,
@@ -288,7 +289,7 @@ pub(crate) mod tests {
             archive: Archive {
                 kind: ArchiveKind::Tar,
                 bytes: 1 << 40,
-                digest: Digest::of(b"archive"),
+                digest: Some(Digest::of(b"archive")),
                 outer: Some(Outer { compression: Compression::Zstd, bytes: 1 << 30, digest: Digest::of(b"outer") }),
             },
             identity: Identity { pod: "demo".to_owned(), ..Identity::default() },

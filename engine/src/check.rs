@@ -1,0 +1,294 @@
+//! Owns the verification of a repository: what is damaged, and which snapshots that touches.
+//!
+//! Always: goes on after damage, so that all of it is named; a damaged object is read once more before it is reported. Never: changes anything.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use cryostore_format::manifest::Manifest;
+use cryostore_format::pack::{DirectoryView, check_pack_header};
+use cryostore_format::recipe::{FrameRef, Slice};
+use cryostore_format::{PackId, SnapshotId, limits as format_limits};
+use rayon::prelude::*;
+
+use crate::codec::frame;
+use crate::error::{Error, Kind, Result};
+use crate::index::segments;
+use crate::monitor::{Monitor, Phase, keep_going};
+use crate::pack;
+use crate::repo::Repository;
+use crate::store::Store;
+
+/// How to check.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CheckOptions {
+    /// Read and verify every byte of every pack.
+    pub read_data: bool,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The object.
+    pub object: String,
+    /// What is wrong with it.
+    pub text: String,
+    /// Snapshots that it touches.
+    pub snapshots: Vec<SnapshotId>,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// Snapshots that were checked.
+    pub snapshots: u64,
+    /// Packs that were checked.
+    pub packs: u64,
+    /// Bytes of packs that were read.
+    pub bytes_read: u64,
+    /// Snapshots that cannot be given back.
+    pub lost_snapshots: Vec<SnapshotId>,
+    /// Objects that are none of ours.
+    pub foreign: Vec<String>,
+}
+
+/// What snapshots need of one pack.
+#[derive(Debug, Default)]
+struct PackUse {
+    snapshots: BTreeSet<SnapshotId>,
+    /// Frames by offset, and who needs them.
+    frames: BTreeMap<u32, (FrameRef, BTreeSet<SnapshotId>)>,
+}
+
+/// Verifies a repository.
+pub fn check(repo: &Repository, options: &CheckOptions, monitor: &dyn Monitor) -> Result<CheckReport> {
+    let mut report = CheckReport::default();
+    let packs = check_snapshots(repo, &mut report, monitor)?;
+    check_packs(repo, options, &packs, &mut report, monitor)?;
+    check_segments(repo, &mut report)?;
+    for object in repo.store().list("")? {
+        let ours = ["packs", "index", "manifests", "snapshots", "sessions"];
+        let known = object.name == cryostore_format::repository::OBJECT_NAME
+            || object.name.split_once('/').is_some_and(|(kind, _)| ours.contains(&kind));
+        if !known {
+            report.foreign.push(object.name);
+        }
+    }
+    let lost: BTreeSet<_> = report.problems.iter().flat_map(|problem| problem.snapshots.iter().copied()).collect();
+    report.lost_snapshots = lost.into_iter().collect();
+    Ok(report)
+}
+
+/// Reads records and manifests; what they need of packs comes back.
+fn check_snapshots(repo: &Repository, report: &mut CheckReport, monitor: &dyn Monitor) -> Result<HashMap<PackId, PackUse>> {
+    let list = repo.snapshots()?;
+    for (name, e) in &list.damaged {
+        let id = crate::repo::place_of(name).map(|place| place.snapshot);
+        report.problems.push(Problem { object: name.clone(), text: e.to_string(), snapshots: id.into_iter().collect() });
+    }
+    let ids: HashSet<_> = list.snapshots.iter().map(|record| record.id).collect();
+    let mut packs: HashMap<PackId, PackUse> = HashMap::new();
+    for (done, record) in (0..).zip(&list.snapshots) {
+        keep_going(monitor)?;
+        monitor.progress(Phase::Check, done, Some(list.snapshots.len() as u64));
+        report.snapshots += 1;
+        let mut problem = |object: String, text: String| report.problems.push(Problem { object, text, snapshots: vec![record.id] });
+        if let Some(needed) = record.requires.filter(|id| !ids.contains(id)) {
+            problem(crate::repo::snapshot_name(record), format!("it needs snapshot {needed}, which is not there"));
+        }
+        let name = crate::repo::manifest_name(record.manifest.id);
+        match repo.manifest(record).or_else(|_| repo.manifest(record)) {
+            Ok(manifest) => {
+                if let Err(text) = note_use(record.id, &manifest, &mut packs) {
+                    problem(name, text);
+                }
+            }
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => problem(name, e.to_string()),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(packs)
+}
+
+fn note_use(snapshot: SnapshotId, manifest: &Manifest, packs: &mut HashMap<PackId, PackUse>) -> std::result::Result<(), String> {
+    for (n, stream) in (0..).zip(&manifest.streams) {
+        let mut len = 0_u64;
+        let Some(slices) = manifest.slices(n) else { continue };
+        for slice in slices {
+            let slice = slice.map_err(|e| e.to_string())?;
+            len = len.saturating_add(slice.len());
+            let Slice::Frame(slice) = slice else { continue };
+            let Some(pack) = manifest.packs.get(slice.frame.pack as usize) else { continue };
+            let entry = packs.entry(*pack).or_default();
+            entry.snapshots.insert(snapshot);
+            entry.frames.entry(slice.frame.offset).or_insert_with(|| (slice.frame, BTreeSet::new())).1.insert(snapshot);
+        }
+        if len != stream.len {
+            return Err(format!("the recipe of stream {n} gives {len} bytes, the stream has {}", stream.len));
+        }
+    }
+    Ok(())
+}
+
+fn check_packs(
+    repo: &Repository,
+    options: &CheckOptions,
+    needed: &HashMap<PackId, PackUse>,
+    report: &mut CheckReport,
+    monitor: &dyn Monitor,
+) -> Result<()> {
+    let store = repo.store();
+    let listed: BTreeMap<PackId, u64> =
+        store.list("packs")?.into_iter().filter_map(|object| Some((pack::id_of(&object.name)?, object.len))).collect();
+    for (id, used) in needed {
+        if !listed.contains_key(id) {
+            report.problems.push(Problem {
+                object: pack::object_name(*id),
+                text: "it is missing".to_owned(),
+                snapshots: used.snapshots.iter().copied().collect(),
+            });
+        }
+    }
+    let unused = PackUse::default();
+    let total = listed.values().sum::<u64>();
+    let mut done = 0;
+    for (id, len) in &listed {
+        keep_going(monitor)?;
+        monitor.progress(Phase::Check, done, Some(total));
+        done += len;
+        report.packs += 1;
+        let used = needed.get(id).unwrap_or(&unused);
+        let look = || if options.read_data { read_pack(repo, *id, *len, used) } else { read_directory(store, *id, used) };
+        let found = match look()? {
+            (found, read) if found.is_empty() => {
+                report.bytes_read += read;
+                continue;
+            }
+            // A bit that flipped on the way here is not there the second time.
+            _ => look()?,
+        };
+        report.bytes_read += found.1;
+        report.problems.extend(found.0);
+    }
+    Ok(())
+}
+
+type Found = (Vec<Problem>, u64);
+
+/// An error that is about the object becomes a problem; any other ends the check.
+fn problem_of<T>(result: Result<T>) -> Result<std::result::Result<T, String>> {
+    match result {
+        Ok(value) => Ok(Ok(value)),
+        Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Unsupported) => Ok(Err(e.to_string())),
+        Err(e) => Err(e),
+    }
+}
+
+fn read_directory(store: &Store, id: PackId, used: &PackUse) -> Result<Found> {
+    let read = match problem_of(pack::directories::read_tail(store, id))? {
+        Ok((pack_len, tail)) => {
+            let read = tail.len() as u64;
+            match DirectoryView::decode(id, &tail, pack_len) {
+                Ok(view) => return Ok((check_frames(id, &view, used), read)),
+                Err(e) => e.to_string(),
+            }
+        }
+        Err(text) => text,
+    };
+    Ok((vec![whole_pack(id, read, used)], 0))
+}
+
+fn whole_pack(id: PackId, text: String, used: &PackUse) -> Problem {
+    Problem { object: pack::object_name(id), text, snapshots: used.snapshots.iter().copied().collect() }
+}
+
+/// Frames that manifests name and the directory does not have.
+fn check_frames(id: PackId, view: &DirectoryView, used: &PackUse) -> Vec<Problem> {
+    let agrees = |frame: &FrameRef| {
+        view.frame_of(frame.first_chunk).is_some_and(|entry| {
+            (entry.offset, entry.stored_len, entry.first_chunk, entry.chunks)
+                == (frame.offset, frame.stored_len, frame.first_chunk, frame.chunks)
+        })
+    };
+    let wrong = used.frames.values().filter(|(frame, _)| !agrees(frame));
+    wrong
+        .map(|(frame, snapshots)| Problem {
+            object: pack::object_name(id),
+            text: format!("it has no frame of {} bytes at byte {}, which manifests name", frame.stored_len, frame.offset),
+            snapshots: snapshots.iter().copied().collect(),
+        })
+        .collect()
+}
+
+/// Reads the whole pack and verifies every frame.
+fn read_pack(repo: &Repository, id: PackId, len: u64, used: &PackUse) -> Result<Found> {
+    let name = pack::object_name(id);
+    if len > format_limits::PACK_MAX {
+        return Ok((vec![whole_pack(id, format!("it has {len} bytes, more than a pack may have"), used)], 0));
+    }
+    let bytes = match problem_of(repo.store().get(&name, len))? {
+        Ok(bytes) => bytes,
+        Err(text) => return Ok((vec![whole_pack(id, text, used)], 0)),
+    };
+    let read = bytes.len() as u64;
+    let view = check_pack_header(id, &bytes).and_then(|()| DirectoryView::decode(id, &bytes, read));
+    let mut problems = Vec::new();
+    let frames: Vec<(u32, u32)> = match view {
+        Ok(view) => {
+            problems.extend(check_frames(id, &view, used));
+            view.frames.iter().map(|frame| (frame.offset, frame.stored_len)).collect()
+        }
+        Err(e) => {
+            problems.push(Problem {
+                object: name.clone(),
+                text: format!("{e}; its frames are read where the manifests say that they are"),
+                snapshots: Vec::new(),
+            });
+            used.frames.values().map(|(frame, _)| (frame.offset, frame.stored_len)).collect()
+        }
+    };
+    let damaged: Vec<(u32, String)> = frames
+        .into_par_iter()
+        .filter_map(|(offset, stored_len)| {
+            let frame = bytes.get(offset as usize..offset as usize + stored_len as usize);
+            let verified = frame.ok_or_else(|| "the pack ends before it".to_owned());
+            let verified = verified.and_then(|frame| frame::verify(frame, repo.key()).map_err(|e| e.to_string()));
+            verified.err().map(|text| (offset, text))
+        })
+        .collect();
+    for (offset, text) in damaged {
+        let snapshots = used.frames.get(&offset).map(|(_, snapshots)| snapshots.iter().copied().collect());
+        problems.push(Problem {
+            object: name.clone(),
+            text: format!("the frame at byte {offset}: {text}"),
+            snapshots: snapshots.unwrap_or_default(),
+        });
+    }
+    Ok((problems, read))
+}
+
+fn check_segments(repo: &Repository, report: &mut CheckReport) -> Result<()> {
+    for (id, _) in segments::list(repo.store())? {
+        if let Err(text) = problem_of(segments::read(repo.store(), id))? {
+            let text = format!("{text}; it touches no snapshot: `cryostore gc` removes it, packs have their ids themselves");
+            report.problems.push(Problem { object: segments::object_name(id), text, snapshots: Vec::new() });
+        }
+    }
+    Ok(())
+}
+
+/// One line for an error message.
+#[must_use]
+pub fn summary(report: &CheckReport) -> Option<Error> {
+    if report.problems.is_empty() {
+        return None;
+    }
+    let text = format!(
+        "{} problems, {} of {} snapshots cannot be given back whole",
+        report.problems.len(),
+        report.lost_snapshots.len(),
+        report.snapshots
+    );
+    Some(Error::new(Kind::Corrupt, text).hint("restore the objects that are named from a copy, or delete the snapshots and run `cryostore gc`"))
+}

@@ -1,0 +1,253 @@
+//! Owns the node's copy of the index, in RocksDB.
+//!
+//! Always: belongs to one process, which holds a file lock; others read beside it, or do without. Knows which stored segments it has
+//! taken in. A damaged copy is deleted and filled again. Never: makes another process wait; believed without a look at the pack.
+//!
+//! One column family; the first byte of a key says what it is: `c` chunk id → pack number, chunk number; `n` pack number → pack id;
+//! `p` pack id → pack number; `s` segment id → taken in. Numbers are little endian.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cryostore_format::{ChunkId, PackId, SegmentId};
+use rocksdb::{BlockBasedIndexType, BlockBasedOptions, Cache, DB, Options, WriteBatch};
+
+use super::Location;
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+
+/// The node's copy of the index.
+#[derive(Debug)]
+pub struct LocalIndex {
+    db: DB,
+    lock: Option<File>,
+    /// Directory of a reader beside the owner; removed with it.
+    _beside: Option<tempfile::TempDir>,
+    next_pack: AtomicU64,
+    lookups: AtomicU64,
+}
+
+fn failed(e: rocksdb::Error) -> Error {
+    Error::new(Kind::Unavailable, format!("the local index: {e}"))
+        .hint("it is a cache: `cryostore rebuild-index` makes it anew")
+}
+
+fn options(cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_bloom_filter(10.0, false);
+    // Filters and indexes in pieces within the block cache: memory stays bounded for any number of ids.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_format_version(5);
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(limits::INDEX_WRITE_BUFFER);
+    options.set_max_write_buffer_number(2);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(64);
+    options.set_keep_log_file_num(2);
+    options.set_log_level(rocksdb::LogLevel::Error);
+    options.set_skip_stats_update_on_db_open(true);
+    options
+}
+
+fn key<const N: usize>(kind: u8, bytes: &[u8; N]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(N + 1);
+    key.push(kind);
+    key.extend_from_slice(bytes);
+    key
+}
+
+fn number(bytes: &[u8]) -> Option<u32> {
+    let mut out = [0; 4];
+    out.copy_from_slice(bytes.get(..4)?);
+    Some(u32::from_le_bytes(out))
+}
+
+impl LocalIndex {
+    /// Opens or makes the index in `dir`. If another process has it, reads beside that one.
+    pub fn open(dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(format!("making {}", dir.display()), e))?;
+        let lock_path = dir.join("lock");
+        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.map_err(|e| Error::io(format!("opening {}", lock_path.display()), e))?;
+        let db_dir = dir.join("db");
+        let cache = Cache::new_lru_cache(limits::INDEX_CACHE);
+        if lock.try_lock().is_err() {
+            return Self::open_beside(&db_dir, &cache);
+        }
+        let db = DB::open(&options(&cache), &db_dir).or_else(|e| {
+            tracing::warn!("the local index is damaged and is made anew: {e}");
+            let _ = std::fs::remove_dir_all(&db_dir);
+            DB::open(&options(&cache), &db_dir)
+        });
+        Self::with(db.map_err(failed)?, Some(lock), None)
+    }
+
+    fn open_beside(db_dir: &PathBuf, cache: &Cache) -> Result<Self> {
+        let beside = tempfile::tempdir().map_err(|e| Error::io("making a temporary directory", e))?;
+        let db = DB::open_as_secondary(&options(cache), db_dir, &beside.path().to_path_buf()).map_err(failed)?;
+        Self::with(db, None, Some(beside))
+    }
+
+    fn with(db: DB, lock: Option<File>, beside: Option<tempfile::TempDir>) -> Result<Self> {
+        let mut next = 0;
+        if let Some(bytes) = db.get(b"next").map_err(failed)? {
+            next = number(&bytes).map_or(0, u64::from);
+        }
+        Ok(Self { db, lock, _beside: beside, next_pack: AtomicU64::new(next), lookups: AtomicU64::new(0) })
+    }
+
+    /// False if another process has the index: nothing can be added.
+    #[must_use]
+    pub fn is_owner(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// Ids that were looked up so far.
+    #[must_use]
+    pub fn lookups(&self) -> u64 {
+        self.lookups.load(Ordering::Relaxed)
+    }
+
+    /// True if stored segment `id` was taken in.
+    pub fn has_segment(&self, id: SegmentId) -> Result<bool> {
+        Ok(self.db.get(key(b's', id.as_bytes())).map_err(failed)?.is_some())
+    }
+
+    /// Remembers that segment `id` was taken in.
+    pub fn mark_segment(&self, id: SegmentId) -> Result<()> {
+        self.db.put(key(b's', id.as_bytes()), []).map_err(failed)
+    }
+
+    /// Takes in the ids of a pack, by chunk number from 0 on.
+    pub fn insert(&self, pack: PackId, ids: &[ChunkId]) -> Result<()> {
+        if !self.is_owner() {
+            return Ok(());
+        }
+        let pack_key = key(b'p', pack.as_bytes());
+        if self.db.get(&pack_key).map_err(failed)?.is_some() {
+            return Ok(());
+        }
+        let pack_number = u32::try_from(self.next_pack.fetch_add(1, Ordering::Relaxed))
+            .map_err(|_| Error::new(Kind::Unsupported, "the local index has 2^32 packs").hint("`cryostore rebuild-index` makes it anew"))?;
+        let number_bytes = pack_number.to_le_bytes();
+        let mut batch = WriteBatch::default();
+        let mut value = [0; 8];
+        value[..4].copy_from_slice(&number_bytes);
+        // Sorted keys go into the write buffer's skip list with fewer cache misses.
+        let mut sorted: Vec<(ChunkId, u32)> = ids.iter().copied().zip(0..).collect();
+        sorted.sort_unstable();
+        for (id, chunk) in sorted {
+            value[4..].copy_from_slice(&chunk.to_le_bytes());
+            batch.put(key(b'c', id.as_bytes()), value);
+        }
+        batch.put(key(b'n', &number_bytes), pack.as_bytes());
+        batch.put(&pack_key, number_bytes);
+        batch.put(b"next", (pack_number + 1).to_le_bytes());
+        self.db.write(batch).map_err(failed)
+    }
+
+    /// Forgets a pack that is gone: its ids lead nowhere from now on.
+    pub fn forget(&self, pack: PackId) -> Result<()> {
+        if !self.is_owner() {
+            return Ok(());
+        }
+        let pack_key = key(b'p', pack.as_bytes());
+        if let Some(bytes) = self.db.get(&pack_key).map_err(failed)? {
+            let mut batch = WriteBatch::default();
+            if let Some(n) = number(&bytes) {
+                batch.delete(key(b'n', &n.to_le_bytes()));
+            }
+            batch.delete(&pack_key);
+            self.db.write(batch).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Where chunks lie, in the order of `ids`, which must be sorted.
+    pub fn look_up(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        self.lookups.fetch_add(ids.len() as u64, Ordering::Relaxed);
+        let Some(family) = self.db.cf_handle(rocksdb::DEFAULT_COLUMN_FAMILY_NAME) else {
+            return Ok(vec![None; ids.len()]);
+        };
+        let keys: Vec<_> = ids.iter().map(|id| key(b'c', id.as_bytes())).collect();
+        let found = self.db.batched_multi_get_cf(family, &keys, true);
+        found
+            .into_iter()
+            .map(|value| {
+                let Some(value) = value.map_err(failed)? else { return Ok(None) };
+                let (Some(pack), Some(chunk)) = (number(&value), value.get(4..).and_then(number)) else { return Ok(None) };
+                Ok(self.pack(pack)?.map(|pack| Location { pack, chunk }))
+            })
+            .collect()
+    }
+
+    fn pack(&self, pack_number: u32) -> Result<Option<PackId>> {
+        let bytes = self.db.get(key(b'n', &pack_number.to_le_bytes())).map_err(failed)?;
+        Ok(bytes.and_then(|bytes| {
+            let mut id = [0; 16];
+            id.copy_from_slice(bytes.get(..16)?);
+            Some(PackId::from_bytes(id))
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(from: u8, count: u8) -> Vec<ChunkId> {
+        (from..from + count).map(|n| ChunkId::from_bytes([n; 16])).collect()
+    }
+
+    #[test]
+    fn chunks_are_found_until_their_pack_is_forgotten_and_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (PackId::from_bytes([1; 16]), PackId::from_bytes([2; 16]));
+        {
+            let index = LocalIndex::open(dir.path()).unwrap();
+            index.insert(a, &ids(0, 10)).unwrap();
+            index.insert(b, &ids(10, 10)).unwrap();
+        }
+        let index = LocalIndex::open(dir.path()).unwrap();
+        let wanted = [ids(3, 1), ids(12, 1), ids(99, 1)].concat();
+        let found = index.look_up(&wanted).unwrap();
+        assert_eq!(found, [Some(Location { pack: a, chunk: 3 }), Some(Location { pack: b, chunk: 2 }), None]);
+        index.forget(a).unwrap();
+        assert_eq!(index.look_up(&wanted).unwrap()[0], None);
+        index.insert(a, &ids(0, 10)).unwrap();
+        assert_eq!(index.look_up(&wanted).unwrap()[0], Some(Location { pack: a, chunk: 3 }));
+        assert_eq!(index.lookups(), 9);
+    }
+
+    #[test]
+    fn a_second_reader_neither_waits_nor_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = LocalIndex::open(dir.path()).unwrap();
+        owner.insert(PackId::from_bytes([1; 16]), &ids(0, 10)).unwrap();
+        let reader = LocalIndex::open(dir.path()).unwrap();
+        assert!(owner.is_owner() && !reader.is_owner());
+        assert!(reader.look_up(&ids(3, 1)).unwrap()[0].is_some());
+        reader.insert(PackId::from_bytes([2; 16]), &ids(20, 5)).unwrap();
+        assert!(owner.look_up(&ids(20, 1)).unwrap()[0].is_none());
+    }
+
+    #[test]
+    fn a_damaged_index_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        LocalIndex::open(dir.path()).unwrap().insert(PackId::from_bytes([1; 16]), &ids(0, 10)).unwrap();
+        for entry in std::fs::read_dir(dir.path().join("db")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap().to_string_lossy().starts_with("MANIFEST") || path.ends_with("CURRENT") {
+                std::fs::write(path, "damaged").unwrap();
+            }
+        }
+        let index = LocalIndex::open(dir.path()).unwrap();
+        assert_eq!(index.look_up(&ids(3, 1)).unwrap(), [None]);
+    }
+}

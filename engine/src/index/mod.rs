@@ -1,0 +1,165 @@
+//! Owns where chunks lie: stored index segments (the truth is in the packs), and the node's copy of them in RocksDB.
+//!
+//! Always: a hint. The copy can be deleted at any time and may be stale; who finds a pack in it checks that the pack exists. Never: needed to read a checkpoint.
+
+#[cfg(feature = "rocksdb")]
+pub mod local;
+pub mod segments;
+
+use std::path::Path;
+
+use cryostore_format::{ChunkId, PackId, SegmentId};
+
+use crate::error::Result;
+#[cfg(feature = "rocksdb")]
+use crate::monitor::Phase;
+use crate::monitor::Monitor;
+use crate::store::Store;
+
+/// Where a chunk lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// The pack.
+    pub pack: PackId,
+    /// Number of the chunk within the pack.
+    pub chunk: u32,
+}
+
+/// The node's copy of the index, as far as there is one: without the feature `rocksdb`, without a cache directory, or when it cannot be
+/// opened, nothing is found and nothing is kept, and deduplication goes on against the base alone.
+#[derive(Debug, Clone, Default)]
+pub struct Index {
+    #[cfg(feature = "rocksdb")]
+    local: Option<std::sync::Arc<local::LocalIndex>>,
+}
+
+impl Index {
+    /// Opens the copy in `dir` and takes in the stored segments that it does not know yet.
+    #[cfg(feature = "rocksdb")]
+    #[must_use]
+    pub fn open(dir: Option<&Path>, store: &Store, monitor: &dyn Monitor) -> Self {
+        let Some(dir) = dir else { return Self::default() };
+        let open = || -> Result<local::LocalIndex> {
+            let index = local::LocalIndex::open(dir)?;
+            if index.is_owner() {
+                take_in_segments(&index, store, monitor)?;
+            }
+            Ok(index)
+        };
+        match open() {
+            Ok(index) => Self { local: Some(std::sync::Arc::new(index)) },
+            Err(e) => {
+                monitor.warning(&format!("the local index is not used, deduplication is against the base only: {e}"));
+                Self::default()
+            }
+        }
+    }
+
+    /// Without the feature there is no index.
+    #[cfg(not(feature = "rocksdb"))]
+    #[must_use]
+    pub fn open(_dir: Option<&Path>, _store: &Store, _monitor: &dyn Monitor) -> Self {
+        Self::default()
+    }
+
+    /// Opens the copy in `dir` as it is.
+    #[must_use]
+    pub fn open_without_segments(dir: Option<&Path>, monitor: &dyn Monitor) -> Self {
+        #[cfg(feature = "rocksdb")]
+        if let Some(dir) = dir {
+            match local::LocalIndex::open(dir) {
+                Ok(index) => return Self { local: Some(std::sync::Arc::new(index)) },
+                Err(e) => monitor.warning(&format!("the local index cannot be opened: {e}")),
+            }
+        }
+        let _ = (dir, monitor);
+        Self::default()
+    }
+
+    /// False if there is no index, or if another process has it: nothing can be added.
+    #[must_use]
+    pub fn is_owner(&self) -> bool {
+        #[cfg(feature = "rocksdb")]
+        if let Some(local) = &self.local {
+            return local.is_owner();
+        }
+        false
+    }
+
+    /// Where chunks lie, in the order of `ids`, which must be sorted. An index that fails finds nothing.
+    #[must_use]
+    pub fn look_up(&self, ids: &[ChunkId]) -> Vec<Option<Location>> {
+        #[cfg(feature = "rocksdb")]
+        if let Some(local) = &self.local {
+            match local.look_up(ids) {
+                Ok(found) => return found,
+                Err(e) => tracing::warn!("{e}"),
+            }
+        }
+        vec![None; ids.len()]
+    }
+
+    /// Ids that were looked up so far.
+    #[must_use]
+    pub fn lookups(&self) -> u64 {
+        #[cfg(feature = "rocksdb")]
+        if let Some(local) = &self.local {
+            return local.lookups();
+        }
+        0
+    }
+
+    /// Takes in the ids of a pack, by chunk number from 0 on.
+    pub fn insert(&self, pack: PackId, ids: &[ChunkId]) -> Result<()> {
+        #[cfg(feature = "rocksdb")]
+        if let Some(local) = &self.local {
+            return local.insert(pack, ids);
+        }
+        let _ = (pack, ids);
+        Ok(())
+    }
+
+    /// Forgets a pack that is gone.
+    pub fn forget(&self, pack: PackId) -> Result<()> {
+        #[cfg(feature = "rocksdb")]
+        if let Some(local) = &self.local {
+            return local.forget(pack);
+        }
+        let _ = pack;
+        Ok(())
+    }
+
+    /// Remembers that a stored segment was taken in.
+    pub fn mark_segment(&self, id: SegmentId) -> Result<()> {
+        #[cfg(feature = "rocksdb")]
+        if let Some(local) = &self.local {
+            return local.mark_segment(id);
+        }
+        let _ = id;
+        Ok(())
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+fn take_in_segments(index: &local::LocalIndex, store: &Store, monitor: &dyn Monitor) -> Result<()> {
+    let mut missing = Vec::new();
+    for (id, _) in segments::list(store)? {
+        if !index.has_segment(id)? {
+            missing.push(id);
+        }
+    }
+    for (done, id) in missing.iter().enumerate() {
+        monitor.progress(Phase::Index, done as u64, Some(missing.len() as u64));
+        match segments::read(store, *id) {
+            Ok(segment) => {
+                for pack in &segment.packs {
+                    index.insert(pack.pack, &pack.ids)?;
+                }
+                index.mark_segment(*id)?;
+            }
+            // Removed by a collector since it was listed, or damaged: it is a hint.
+            Err(e) => monitor.warning(&format!("an index segment is left out: {e}")),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,404 @@
+//! Owns the import: archive → streams → chunks → packs → commit.
+//!
+//! Always: nothing is visible before the snapshot's record, which comes last (`repo/commit.rs` argues the crash points); the archive's digest is taken
+//! of the very bytes that were cut. Never: changes or removes an object that is there.
+//!
+//! One thread reads and digests slabs; this one cuts and compares them; rayon hashes, compresses and reads back; packs go to the store beside all that.
+
+mod base;
+mod facts;
+mod frames;
+mod source;
+mod stream;
+mod streams;
+mod tar_front;
+mod writer;
+
+use std::io::Read;
+use std::sync::mpsc;
+
+use cryostore_format::manifest::{Layout, Manifest, MapOf, PageMap, Role as StreamRole, RunPlace};
+use cryostore_format::repository::Role;
+use cryostore_format::session::{Place, Work};
+use cryostore_format::snapshot::{
+    Archive, ArchiveKind, Attachment, Cost, Identity, ManifestRef, Origin, Outer, SnapshotRecord,
+};
+use cryostore_format::{Digest, Lineage, ManifestId, SnapshotId};
+
+use crate::env::{random_id, timestamp};
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::monitor::{Monitor, Phase, keep_going};
+use crate::repo::{Filter, Repository, Session, SnapshotList, manifest_name};
+use base::Base;
+use facts::Facts;
+use source::Opened;
+use stream::StreamSpec;
+use tar_front::TarFront;
+use writer::Writer;
+
+pub use source::Source;
+pub use streams::{StreamId, StreamImport};
+
+/// What an import is compared with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum BaseChoice {
+    /// The newest snapshot of the same container.
+    #[default]
+    Newest,
+    /// Nothing: every page is looked for in the index.
+    None,
+    /// This snapshot: an id, or its first characters.
+    Snapshot(String),
+}
+
+/// How to import.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions {
+    /// What is not empty here counts, whatever the archive says.
+    pub identity: Identity,
+    /// Words of the user.
+    pub labels: Vec<String>,
+    /// What to compare with.
+    pub base: BaseChoice,
+    /// The snapshot that holds the pages which CRIU left in its parent directory; else the newest one that has them.
+    pub criu_parent: Option<String>,
+    /// Why the checkpoint was taken.
+    pub origin: Origin,
+    /// The same for snapshots taken together.
+    pub group: Option<String>,
+    /// Kept beside the archive: name and content.
+    pub attachments: Vec<(String, Vec<u8>)>,
+}
+
+/// What an import has done.
+#[derive(Debug, Clone)]
+pub struct Imported {
+    /// The record as it was committed.
+    pub snapshot: SnapshotRecord,
+    /// Ids that were looked up in the index.
+    pub index_lookups: u64,
+}
+
+/// Imports an archive. After `Ok`, and only then, it is stored.
+pub fn import(repo: &Repository, source: Source, options: &ImportOptions, monitor: &dyn Monitor) -> Result<Imported> {
+    let mut facts = Facts::default();
+    let mut opened = Opened::new(source, &mut facts)?;
+    let plan = Plan::new(repo, &facts, options, monitor)?;
+    let base = plan.base(repo, options, monitor)?;
+    let mut writer = Writer::new(repo, base.as_ref(), monitor);
+    let mut front = TarFront::new(&mut writer)?;
+
+    let digest = read_slabs(&mut opened, monitor, |slab| front.push(slab, &mut writer, &mut facts))?;
+    let (mut layout, end) = front.finish(&mut writer, &mut facts)?;
+    opened.check_unchanged()?;
+    layout.digest = Some(digest);
+    if !end.complete {
+        facts.warn("the archive has no end marker; it is stored as it is");
+    }
+    if end.garbage {
+        facts.warn("there are bytes after the end of the archive; they are stored too");
+    }
+    let made = Made { kind: opened.kind, outer: opened.bytes.outer(), layout };
+    plan.commit(repo, writer, facts, made, base.as_ref(), options, monitor)
+}
+
+/// Reads all of a source in slabs, digests them, and hands them on, in order.
+fn read_slabs(opened: &mut Opened, monitor: &dyn Monitor, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<Digest> {
+    let (full, slabs) = mpsc::sync_channel::<std::io::Result<(Vec<u8>, usize)>>(limits::SLABS_WAITING);
+    let (empty, reuse) = mpsc::channel::<Vec<u8>>();
+    let name = opened.name.clone();
+    let total = opened.total;
+    let bytes = &mut opened.bytes;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut hasher = blake3::Hasher::new();
+            loop {
+                let mut slab = reuse.try_recv().unwrap_or_else(|_| vec![0; limits::SLAB_LEN]);
+                match fill(bytes, &mut slab) {
+                    Ok(0) => break,
+                    Ok(len) => {
+                        hasher.update(&slab[..len]);
+                        if full.send(Ok((slab, len))).is_err() {
+                            break;
+                        }
+                    }
+                    Err(e) => {
+                        let _ = full.send(Err(e));
+                        break;
+                    }
+                }
+            }
+            Digest::from_bytes(*hasher.finalize().as_bytes())
+        });
+        let mut done = 0;
+        // Owned by this closure, so that an error below lets the reader end.
+        let slabs = slabs;
+        for slab in &slabs {
+            keep_going(monitor)?;
+            let (slab, len) = slab.map_err(|e| unreadable(&name, e))?;
+            take(&slab[..len])?;
+            done += len as u64;
+            monitor.progress(Phase::Import, done, total);
+            let _ = empty.send(slab);
+        }
+        drop(slabs);
+        reader.join().map_err(|_| Error::new(Kind::Internal, "the reading thread ended by a bug"))
+    })
+}
+
+fn unreadable(name: &str, e: std::io::Error) -> Error {
+    use std::io::ErrorKind as Io;
+    match e.kind() {
+        Io::InvalidData | Io::InvalidInput | Io::UnexpectedEof | Io::Other if e.raw_os_error().is_none() => {
+            Error::new(Kind::Invalid, format!("{name}: {e}"))
+                .hint("look whether the checkpoint was written completely; nothing was stored")
+                .because(e)
+        }
+        _ => Error::io(name, e),
+    }
+}
+
+fn fill(source: &mut impl Read, slab: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < slab.len() {
+        match source.read(&mut slab[filled..]) {
+            Ok(0) => break,
+            Ok(len) => filled += len,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}
+
+/// What is settled before the first byte: who it is, and where it will be committed.
+struct Plan<'r> {
+    session: Session<'r>,
+    lineage: Lineage,
+    snapshot: SnapshotId,
+    started: std::time::Duration,
+}
+
+/// What the archive turned out to be.
+struct Made {
+    kind: ArchiveKind,
+    outer: Option<Outer>,
+    layout: Layout,
+}
+
+fn identity(facts: &Facts, options: &ImportOptions) -> Identity {
+    let found = facts.identity();
+    let given = &options.identity;
+    let or = |given: &String, found: String| if given.is_empty() { found } else { given.clone() };
+    Identity {
+        namespace: or(&given.namespace, found.namespace),
+        pod: or(&given.pod, found.pod),
+        container: or(&given.container, found.container),
+        pod_uid: or(&given.pod_uid, found.pod_uid),
+        node: or(&given.node, found.node),
+        container_id: or(&given.container_id, found.container_id),
+        image: or(&given.image, found.image),
+    }
+}
+
+fn check_options(options: &ImportOptions) -> Result<()> {
+    let too_long = options.labels.iter().find(|label| label.len() > limits::LABEL_LEN || label.is_empty());
+    if options.labels.len() > limits::LABELS || too_long.is_some() {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("a snapshot has at most {} labels of 1 to {} bytes", limits::LABELS, limits::LABEL_LEN),
+        )
+        .hint("use fewer or shorter labels"));
+    }
+    Ok(())
+}
+
+impl<'r> Plan<'r> {
+    fn new(repo: &'r Repository, facts: &Facts, options: &ImportOptions, monitor: &dyn Monitor) -> Result<Self> {
+        repo.require(Role::Write)?;
+        check_options(options)?;
+        keep_going(monitor)?;
+        let started = repo.env().elapsed();
+        let who = identity(facts, options);
+        let known = [&who.namespace, &who.pod, &who.container].iter().any(|name| !name.is_empty());
+        let lineage = if known {
+            repo.key().lineage(&who.namespace, &who.pod, &who.container)
+        } else {
+            Lineage::default()
+        };
+        let snapshot = SnapshotId::from_bytes(random_id(repo.env()));
+        let session = Session::start(repo, Work::Import, Some(Place { lineage, snapshot }))?;
+        Ok(Self { session, lineage, snapshot, started })
+    }
+
+    /// Loads what to compare with. A base that cannot be read costs space, not the import.
+    fn base(&self, repo: &Repository, options: &ImportOptions, monitor: &dyn Monitor) -> Result<Option<Base>> {
+        let record = match &options.base {
+            BaseChoice::None => None,
+            BaseChoice::Newest => {
+                let list = repo.snapshots_of(self.lineage)?;
+                list.snapshots.into_iter().next()
+            }
+            BaseChoice::Snapshot(text) => Some(repo.snapshots()?.find(text, &Filter::default())?.clone()),
+        };
+        let Some(record) = record else { return Ok(None) };
+        match repo.manifest(&record) {
+            Ok(manifest) => Ok(Some(Base { id: record.id, manifest })),
+            Err(e) => {
+                monitor.warning(&format!("not compared with {}: {e}", record.id));
+                Ok(None)
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call, at the end, of what the parts have made")]
+    fn commit<'w>(
+        self,
+        repo: &Repository,
+        mut writer: Writer<'w>,
+        mut facts: Facts,
+        made: Made,
+        base: Option<&Base>,
+        options: &ImportOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<Imported> {
+        let attachments = attach(&mut writer, options)?;
+        let (written, mut uploading) = writer.finish()?;
+        let streams = written.streams;
+        let maps = facts.maps(|n| streams.get(n as usize).map_or(0, |stream| stream.page_size));
+        if !facts.is_checkpoint() {
+            facts.warn("there are no CRIU images in it; it is stored as it is");
+        }
+        let requires = self.parent(repo, &maps, options, &mut facts)?;
+        let page_size = maps.iter().find(|map| !map.stale).map(|map| u64::from(map.page_size));
+        let archive =
+            Archive { kind: made.kind, bytes: made.layout.len, digest: made.layout.digest, outer: made.outer };
+        let manifest = Manifest { packs: written.packs, streams, layout: made.layout, maps };
+        let bytes = manifest.encode();
+        let id = ManifestId::from_bytes(random_id(repo.env()));
+        let manifest = ManifestRef { id, bytes: bytes.len() as u64, digest: Digest::of(&bytes) };
+        uploading.put(manifest_name(id), bytes)?;
+        keep_going(monitor)?;
+        let (finished, index) = uploading.finish()?;
+        let mut warnings = facts.take_warnings();
+        if warnings.len() > limits::WARNINGS {
+            let more = warnings.len() - limits::WARNINGS;
+            warnings.truncate(limits::WARNINGS);
+            warnings.push(format!("and {more} more warnings"));
+        }
+        warnings.iter().for_each(|warning| monitor.warning(warning));
+        let elapsed = repo.env().elapsed().saturating_sub(self.started);
+        let snapshot = SnapshotRecord {
+            id: self.snapshot,
+            lineage: self.lineage,
+            session: self.session.id(),
+            created: timestamp(repo.env()),
+            dumped: facts.dumped(),
+            manifest,
+            archive,
+            identity: identity(&facts, options),
+            producer: facts.producer(page_size),
+            cost: Cost {
+                classes: written.classes,
+                bytes_added: finished.put.bytes,
+                packs_added: finished.put.packs,
+                elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            },
+            base: base.map(|base| base.id),
+            requires,
+            labels: options.labels.clone(),
+            origin: options.origin,
+            group: options.group.clone(),
+            attachments,
+            warnings,
+        };
+        keep_going(monitor)?;
+        repo.commit(&self.session, &snapshot)?;
+        let index_lookups = index.lookups();
+        finished.settle_index(&index);
+        Ok(Imported { snapshot, index_lookups })
+    }
+
+    /// The snapshot that holds the pages which are in CRIU's parent directory.
+    fn parent(
+        &self,
+        repo: &Repository,
+        maps: &[PageMap],
+        options: &ImportOptions,
+        facts: &mut Facts,
+    ) -> Result<Option<SnapshotId>> {
+        let needed: Vec<_> = maps.iter().filter(|map| !map.stale && parent_pages(map) > 0).collect();
+        if needed.is_empty() && options.criu_parent.is_none() {
+            return Ok(None);
+        }
+        let pages: u64 = needed.iter().map(|map| parent_pages(map)).sum();
+        let list = match &options.criu_parent {
+            Some(text) => {
+                let list = repo.snapshots()?;
+                let record = list.find(text, &Filter::default())?.clone();
+                SnapshotList { snapshots: vec![record], ..SnapshotList::default() }
+            }
+            None => repo.snapshots_of(self.lineage)?,
+        };
+        for record in &list.snapshots {
+            let covers = |manifest: Manifest| needed.iter().all(|map| covers(&manifest, map));
+            if repo.manifest(record).is_ok_and(covers) {
+                return Ok(Some(record.id));
+            }
+        }
+        if options.criu_parent.is_some() {
+            return Err(Error::new(Kind::Invalid, format!("the snapshot that was named as CRIU's parent does not have all of {pages} pages"))
+                .hint("name the checkpoint that was CRIU's --prev-images-dir or --parent-path"));
+        }
+        let link = if facts.has_parent_link() { "" } else { ", and there is no link `parent`" };
+        facts.warn(format!(
+            "{pages} pages are in CRIU's parent directory, which is not stored{link}: without it the checkpoint cannot be restored. Import that checkpoint before this one"
+        ));
+        Ok(None)
+    }
+}
+
+fn attach(writer: &mut Writer<'_>, options: &ImportOptions) -> Result<Vec<Attachment>> {
+    let mut out = Vec::new();
+    for (name, bytes) in &options.attachments {
+        let spec = StreamSpec { name: name.clone().into_bytes(), role: StreamRole::Attachment, pages: None };
+        let mut stream = writer.open(spec)?;
+        writer.write(&mut stream, bytes)?;
+        writer.close(stream)?;
+        out.push(Attachment { name: name.clone(), bytes: bytes.len() as u64 });
+    }
+    Ok(out)
+}
+
+fn parent_pages(map: &PageMap) -> u64 {
+    map.runs.iter().filter(|run| run.place == RunPlace::Parent).fold(0, |sum, run| sum.saturating_add(run.pages))
+}
+
+/// True if a manifest has, in an image or again in a parent, every page that `map` says is in the parent.
+fn covers(manifest: &Manifest, map: &PageMap) -> bool {
+    let same = |other: &&PageMap| other.of == map.of && other.page_size == map.page_size && !other.stale;
+    let Some(other) = manifest.maps.iter().find(same) else { return false };
+    let mut spans: Vec<(u64, u64)> =
+        other.runs.iter().map(|run| (run.page_number, run.page_number.saturating_add(run.pages))).collect();
+    spans.sort_unstable();
+    map.runs.iter().filter(|run| run.place == RunPlace::Parent).all(|run| {
+        let mut at = run.page_number;
+        let end = run.page_number.saturating_add(run.pages);
+        for (from, to) in &spans {
+            if *from <= at && *to > at {
+                at = *to;
+            }
+        }
+        at >= end
+    })
+}
+
+/// What a page map describes, for messages.
+#[must_use]
+pub fn map_name(of: MapOf) -> String {
+    match of {
+        MapOf::Process(pid) => format!("process {pid}"),
+        MapOf::SharedMemory(id) => format!("shared memory {id}"),
+    }
+}

@@ -1,0 +1,199 @@
+//! Owns where an archive comes from: a file, a directory, or a stream of bytes.
+//!
+//! Always: read once, front to back, into owned buffers; of a file that is a plain tar the small CRIU images are looked at before, so that
+//! the order of its members does not matter. A source that changes while it is read is an error. Never: maps a file.
+
+use std::fs::{File, Metadata};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use cryostore_format::snapshot::{ArchiveKind, Outer};
+
+use super::facts::Facts;
+use crate::archive::directory::DirectoryTar;
+use crate::archive::outer::{Unpacking, sniff};
+use crate::archive::tar::{Span, TarReader};
+use crate::error::{Error, Kind, Result};
+
+/// Where an archive comes from.
+pub enum Source {
+    /// A tar, plain or compressed.
+    File(PathBuf),
+    /// A directory of CRIU images, or an unpacked archive.
+    Directory(PathBuf),
+    /// A tar, plain or compressed, that comes in order, such as standard input.
+    Stream(Box<dyn Read + Send>),
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "File({})", path.display()),
+            Self::Directory(path) => write!(f, "Directory({})", path.display()),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+impl Source {
+    /// A file or a directory.
+    pub fn at(path: &Path) -> Result<Self> {
+        let meta = path.metadata().map_err(|e| Error::io(path.display(), e))?;
+        Ok(if meta.is_dir() { Self::Directory(path.to_path_buf()) } else { Self::File(path.to_path_buf()) })
+    }
+}
+
+/// Gives the archive's bytes.
+pub(super) enum Bytes {
+    File(File),
+    Unpacking(Unpacking),
+    Directory(Box<DirectoryTar>),
+    Stream(Box<dyn Read + Send>),
+}
+
+impl Read for Bytes {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::File(file) => file.read(buf),
+            Self::Unpacking(unpacking) => unpacking.read(buf),
+            Self::Directory(tar) => tar.read(buf),
+            Self::Stream(stream) => stream.read(buf),
+        }
+    }
+}
+
+impl Bytes {
+    /// The compressed file around the archive, once all was read.
+    pub(super) fn outer(&self) -> Option<Outer> {
+        match self {
+            Self::Unpacking(unpacking) => Some(unpacking.outer()),
+            _ => None,
+        }
+    }
+}
+
+/// A source that is open.
+pub(super) struct Opened {
+    pub(super) bytes: Bytes,
+    pub(super) kind: ArchiveKind,
+    /// Bytes of the archive, if known.
+    pub(super) total: Option<u64>,
+    /// What errors call it.
+    pub(super) name: String,
+    /// The file as it was, to see whether it changes.
+    watched: Option<(PathBuf, Metadata)>,
+}
+
+impl Opened {
+    pub(super) fn new(source: Source, facts: &mut Facts) -> Result<Self> {
+        match source {
+            Source::File(path) => Self::file(path, facts),
+            Source::Directory(path) => Self::directory(&path, facts),
+            Source::Stream(stream) => {
+                let bytes = unpack(stream).map_err(|e| Error::io("the input", e))?;
+                Ok(Self { bytes, kind: ArchiveKind::Tar, total: None, name: "the input".to_owned(), watched: None })
+            }
+        }
+    }
+
+    fn file(path: PathBuf, facts: &mut Facts) -> Result<Self> {
+        let name = path.display().to_string();
+        let failed = |e| Error::io(&name, e);
+        let mut file = File::open(&path).map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        let mut head = [0; 4];
+        let head_len = file.read_at(&mut head, 0).map_err(failed)?;
+        let (bytes, total) = if let Some(compression) = sniff(&head[..head_len]) {
+            (Bytes::Unpacking(Unpacking::new(compression, file).map_err(failed)?), None)
+        } else {
+            scan(&mut file, facts).map_err(failed)?;
+            file.seek(SeekFrom::Start(0)).map_err(failed)?;
+            (Bytes::File(file), Some(meta.len()))
+        };
+        Ok(Self { bytes, kind: ArchiveKind::Tar, total, name, watched: Some((path, meta)) })
+    }
+
+    fn directory(path: &Path, facts: &mut Facts) -> Result<Self> {
+        let tar = DirectoryTar::open(path)?;
+        tar.skipped().iter().for_each(|text| facts.warn(text.as_str()));
+        for (name, path, len) in tar.files() {
+            let wanted = facts.wants(name, *len);
+            if wanted > 0 {
+                let mut bytes = Vec::with_capacity(wanted);
+                let read = File::open(path).and_then(|file| file.take(wanted as u64).read_to_end(&mut bytes));
+                read.map_err(|e| Error::io(path.display(), e))?;
+                facts.learn(name, &bytes);
+            }
+        }
+        let total = tar.total();
+        let name = path.display().to_string();
+        Ok(Self { bytes: Bytes::Directory(Box::new(tar)), kind: ArchiveKind::Directory, total: Some(total), name, watched: None })
+    }
+
+    /// An error if the file is not what it was when it was opened.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        let Some((path, before)) = &self.watched else { return Ok(()) };
+        let now = path.metadata().map_err(|e| Error::io(&self.name, e))?;
+        let state = |meta: &Metadata| (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec());
+        if state(before) == state(&now) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Invalid,
+            format!("{} changed while it was read: {} bytes before, {} now", self.name, before.len(), now.len()),
+        )
+        .hint("wait until the checkpoint is complete, then import it again; nothing was stored"))
+    }
+}
+
+/// Looks at the first bytes of a stream and unpacks it if it is compressed.
+fn unpack(mut stream: Box<dyn Read + Send>) -> std::io::Result<Bytes> {
+    let mut head = Vec::with_capacity(4);
+    (&mut stream).take(4).read_to_end(&mut head)?;
+    let compression = sniff(&head);
+    let whole = std::io::Cursor::new(head).chain(stream);
+    Ok(match compression {
+        Some(compression) => Bytes::Unpacking(Unpacking::new(compression, whole)?),
+        None => Bytes::Stream(Box::new(whole)),
+    })
+}
+
+/// Reads the headers of a plain tar and the members that tell about it; what is wrong with the tar is found when it is read as a whole.
+fn scan(file: &mut File, facts: &mut Facts) -> std::io::Result<()> {
+    let mut reader = TarReader::new();
+    let mut block = [0; 4096];
+    let mut filled = 0;
+    let mut at = 0;
+    loop {
+        match reader.next(&block[at..filled]) {
+            Err(_) => return Ok(()),
+            Ok(None) => {
+                filled = file.read_at(&mut block, reader.position())?;
+                at = 0;
+                if filled == 0 {
+                    return Ok(());
+                }
+            }
+            Ok(Some(Span::Meta(len) | Span::Data(len))) => at += len,
+            Ok(Some(Span::End)) => {}
+            Ok(Some(Span::Member(member))) => {
+                facts.member(&member.name, member.len, member.mtime);
+                let wanted = facts.wants(&member.name, member.len);
+                if wanted > 0 {
+                    let mut bytes = vec![0; wanted];
+                    if file.read_exact_at(&mut bytes, reader.position()).is_err() {
+                        return Ok(());
+                    }
+                    facts.learn(&member.name, &bytes);
+                }
+                let skipped = usize::try_from(reader.skip()).unwrap_or(usize::MAX);
+                at = at.saturating_add(skipped).min(filled);
+                if at == filled {
+                    filled = 0;
+                    at = 0;
+                }
+            }
+        }
+    }
+}

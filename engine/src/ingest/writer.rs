@@ -1,0 +1,545 @@
+//! Owns the taking apart of streams: which chunks are zero, the same as in the base, found elsewhere, or new.
+//!
+//! Always: each byte is in exactly one of the four classes; a pack is referred to only after a look that the store has it, or when this
+//! session put it. Base first, then this session's own chunks, then the entry after the last hit, then the index. Never: knows what a tar is.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cryostore_format::manifest::{Body, Role, Stream, StreamIndex, Transform};
+use cryostore_format::pack::FrameEntry;
+use cryostore_format::recipe::FrameRef;
+use cryostore_format::snapshot::{ClassCount, Classes};
+use cryostore_format::{ChunkHash, ChunkId, Digest, PackId};
+
+use super::base::{Base, BaseChunk, BasePage};
+use super::frames::{Finished, FrameNumber, FrameSink};
+use super::stream::{Addresses, Cut, OpenStream, StreamSpec};
+use crate::chunk::cdc::Cutter;
+use crate::chunk::page::{self, Page};
+use crate::error::{Error, Kind, Result};
+use crate::index::{Index, Location};
+use crate::limits;
+use crate::monitor::Monitor;
+use crate::pack::directories::{Directories, PackDirectory};
+use crate::pack::object_name;
+use crate::repo::Repository;
+
+/// Where a chunk was found.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    Zero,
+    Same(FrameRef, u16),
+    Elsewhere(FrameRef, u16),
+    /// In a frame of this session.
+    Session(FrameNumber, u16),
+    /// To be looked for.
+    Open,
+}
+
+/// Takes streams apart and stores what is new.
+pub(super) struct Writer<'r> {
+    repo: &'r Repository,
+    monitor: &'r dyn Monitor,
+    base: Option<&'r Base>,
+    base_pieces: Option<HashMap<ChunkId, BaseChunk>>,
+    /// The base's packs in this manifest's table; none once a pack was found missing.
+    base_packs: Vec<Option<Option<u32>>>,
+    directories: Directories,
+    index: Option<Index>,
+    sink: FrameSink<'r>,
+    /// Chunks of this session that the index does not have yet.
+    known: HashMap<ChunkId, (FrameNumber, u16)>,
+    packs: PackTable,
+    /// Packs that were looked for.
+    exists: HashMap<PackId, bool>,
+    /// The entry after the last hit.
+    guess: Option<(PackId, Arc<PackDirectory>, u32)>,
+    streams: Vec<Option<Stream>>,
+    /// The stream whose chunks are in the open frame.
+    writing: Option<StreamIndex>,
+    classes: Classes,
+    pages: Vec<Page>,
+    found: Vec<Found>,
+}
+
+/// The manifest's table of packs.
+#[derive(Default)]
+struct PackTable {
+    packs: Vec<PackId>,
+    numbers: HashMap<PackId, u32>,
+}
+
+impl PackTable {
+    /// Number of a pack; `first` is called when it gets one.
+    fn number(&mut self, pack: PackId, first: impl FnOnce()) -> u32 {
+        let next = self.packs.len();
+        *self.numbers.entry(pack).or_insert_with(|| {
+            first();
+            self.packs.push(pack);
+            u32::try_from(next).unwrap_or(u32::MAX)
+        })
+    }
+}
+
+fn frame_ref(pack: u32, entry: &FrameEntry) -> FrameRef {
+    FrameRef {
+        pack,
+        offset: entry.offset,
+        stored_len: entry.stored_len,
+        first_chunk: entry.first_chunk,
+        chunks: entry.chunks,
+    }
+}
+
+/// What the writer has made.
+pub(super) struct Written {
+    pub(super) packs: Vec<PackId>,
+    pub(super) streams: Vec<Stream>,
+    pub(super) classes: Classes,
+}
+
+fn count(class: &mut ClassCount, pages: u64, bytes: u64) {
+    class.pages += pages;
+    class.bytes += bytes;
+}
+
+impl<'r> Writer<'r> {
+    pub(super) fn new(repo: &'r Repository, base: Option<&'r Base>, monitor: &'r dyn Monitor) -> Self {
+        Self {
+            repo,
+            monitor,
+            base,
+            base_pieces: None,
+            base_packs: vec![None; base.map_or(0, |base| base.manifest.packs.len())],
+            directories: Directories::new(repo.store().clone(), repo.cache()),
+            index: None,
+            sink: FrameSink::new(repo.store(), repo.env()),
+            known: HashMap::new(),
+            packs: PackTable::default(),
+            exists: HashMap::new(),
+            guess: None,
+            streams: Vec::new(),
+            writing: None,
+            classes: Classes::default(),
+            pages: Vec::new(),
+            found: Vec::new(),
+        }
+    }
+
+    /// Begins a stream. Streams may be open side by side, and may come in any order; frames are fullest when they come one after the other.
+    pub(super) fn open(&mut self, spec: StreamSpec) -> Result<OpenStream<'r>> {
+        let number = StreamIndex::try_from(self.streams.len())
+            .ok()
+            .filter(|n| u64::from(*n) < cryostore_format::limits::STREAMS_MAX)
+            .ok_or_else(|| Error::new(Kind::Invalid, format!("more than {} streams in one checkpoint", self.streams.len())))?;
+        self.streams.push(None);
+        let cut = match &spec.pages {
+            Some(pages) => Cut::Pages {
+                page_size: pages.page_size as usize,
+                phase_left: pages.phase as usize,
+                rest: Vec::new(),
+                addresses: Addresses::new(pages.runs.clone()),
+                walk: pages.of.zip(self.base).and_then(|(of, base)| base.walk(of, pages.page_size)),
+            },
+            None => Cut::Content(Cutter::new(&self.repo.record().chunking)),
+        };
+        Ok(OpenStream::new(number, spec, cut))
+    }
+
+    /// The next bytes of a stream.
+    pub(super) fn write(&mut self, stream: &mut OpenStream<'r>, bytes: &[u8]) -> Result<()> {
+        match &mut stream.cut {
+            Cut::Pages { .. } => self.write_pages(stream, bytes),
+            Cut::Content(_) => self.with_cutter(stream, |cutter, sink| cutter.push(bytes, sink)),
+        }
+    }
+
+    /// A border in a stream that is cut by content: what comes is cut as if it stood alone.
+    pub(super) fn border(&mut self, stream: &mut OpenStream<'r>) -> Result<()> {
+        self.with_cutter(stream, |cutter, sink| cutter.border(sink))
+    }
+
+    /// Ends a stream.
+    pub(super) fn close(&mut self, mut stream: OpenStream<'r>) -> Result<StreamIndex> {
+        let number = stream.number;
+        if let Cut::Pages { rest, .. } = &mut stream.cut {
+            let rest = std::mem::take(rest);
+            if !rest.is_empty() {
+                self.batch(&mut stream, &rest)?;
+            }
+        } else {
+            self.border(&mut stream)?;
+        }
+        if !stream.is_settled() {
+            self.sink.close();
+            self.seal()?;
+            self.settle(&mut stream);
+        }
+        if !stream.is_settled() {
+            return Err(Error::new(Kind::Internal, "a stream waits for a frame that was never sealed"));
+        }
+        self.keep(number, stream.finish())
+    }
+
+    /// A stream that is made from two others.
+    pub(super) fn derived(&mut self, name: Vec<u8>, bytes: &[u8], plain: StreamIndex, corrections: StreamIndex) -> Result<StreamIndex> {
+        let number = StreamIndex::try_from(self.streams.len()).map_err(|_| Error::new(Kind::Internal, "too many streams"))?;
+        self.streams.push(None);
+        let body = Body::Derived { transform: Transform::Gzip, plain, corrections };
+        let stream = Stream { name, role: Role::Member, len: bytes.len() as u64, page_size: 0, phase: 0, digest: Digest::of(bytes), body };
+        self.keep(number, stream)
+    }
+
+    fn keep(&mut self, number: StreamIndex, stream: Stream) -> Result<StreamIndex> {
+        let place = self.streams.get_mut(number as usize);
+        *place.ok_or_else(|| Error::new(Kind::Internal, "a stream without a number"))? = Some(stream);
+        Ok(number)
+    }
+
+    /// Ends frames and packs. What was put may still be on its way.
+    pub(super) fn finish(mut self) -> Result<(Written, Uploading<'r>)> {
+        let index = self.take_index();
+        self.sink.end_frames(&index, &self.directories)?;
+        let streams: Option<Vec<Stream>> = self.streams.into_iter().collect();
+        let streams = streams.ok_or_else(|| Error::new(Kind::Internal, "a stream was never closed"))?;
+        let written = Written { packs: self.packs.packs, streams, classes: self.classes };
+        Ok((written, Uploading { sink: self.sink, index }))
+    }
+
+    fn take_index(&mut self) -> Index {
+        self.index.take().unwrap_or_default()
+    }
+
+    // ---- pages
+
+    fn write_pages(&mut self, stream: &mut OpenStream<'r>, mut bytes: &[u8]) -> Result<()> {
+        let Cut::Pages { page_size, phase_left, rest, .. } = &mut stream.cut else { return Ok(()) };
+        let page_size = *page_size;
+        if *phase_left > 0 {
+            let take = (*phase_left).min(bytes.len());
+            rest.extend_from_slice(&bytes[..take]);
+            *phase_left -= take;
+            bytes = &bytes[take..];
+            if *phase_left > 0 {
+                return Ok(());
+            }
+            let head = std::mem::take(rest);
+            self.piece(stream, &head)?;
+        }
+        let Cut::Pages { rest, .. } = &mut stream.cut else { return Ok(()) };
+        if !rest.is_empty() {
+            let take = (page_size - rest.len()).min(bytes.len());
+            rest.extend_from_slice(&bytes[..take]);
+            bytes = &bytes[take..];
+            if rest.len() < page_size {
+                return Ok(());
+            }
+            let page = std::mem::take(rest);
+            self.batch(stream, &page)?;
+        }
+        let whole = bytes.len() - bytes.len() % page_size;
+        let (pages, tail) = bytes.split_at(whole);
+        for batch in pages.chunks(limits::SLAB_LEN) {
+            self.batch(stream, batch)?;
+        }
+        if let Cut::Pages { rest, .. } = &mut stream.cut {
+            rest.extend_from_slice(tail);
+        }
+        Ok(())
+    }
+
+    /// Whole pages of a page image, or its last, shorter one.
+    fn batch(&mut self, stream: &mut OpenStream<'r>, bytes: &[u8]) -> Result<()> {
+        let Cut::Pages { page_size, addresses, walk, .. } = &mut stream.cut else { return Ok(()) };
+        let page_size = *page_size;
+        let mut pages = std::mem::take(&mut self.pages);
+        let mut found = std::mem::take(&mut self.found);
+        page::look(self.repo.key(), bytes, page_size, &mut pages);
+        found.clear();
+        let mut open = Vec::new();
+        for (n, page) in pages.iter().enumerate() {
+            let address = addresses.next();
+            let stood = address.and_then(|number| walk.as_mut()?.at(number));
+            found.push(match page {
+                Page::Zero => Found::Zero,
+                Page::Hash(hash) => match stood.and_then(|stood| self.same(stood, hash.id())) {
+                    Some((frame, number)) => Found::Same(frame, number),
+                    None => {
+                        open.push(n);
+                        Found::Open
+                    }
+                },
+            });
+        }
+        let hash = |n: usize| match pages[n] {
+            Page::Hash(hash) => hash,
+            Page::Zero => ChunkHash::default(),
+        };
+        let chunk = |n: usize| &bytes[n * page_size..bytes.len().min((n + 1) * page_size)];
+        self.look_for(&open, &mut found, hash)?;
+        for (n, found) in found.iter().enumerate() {
+            let (hash, chunk) = (hash(n), chunk(n));
+            self.take(stream, *found, hash, chunk, 1)?;
+        }
+        self.pages = pages;
+        self.found = found;
+        self.after_batch(stream)
+    }
+
+    /// The base's chunk, if it has this id and its pack is there.
+    fn same(&mut self, stood: BasePage, id: ChunkId) -> Option<(FrameRef, u16)> {
+        let BasePage::Chunk(chunk) = stood else { return None };
+        let pack = *self.base?.manifest.packs.get(chunk.frame.pack as usize)?;
+        let directory = self.directory(pack)?;
+        if directory.id(chunk.frame.first_chunk + u32::from(chunk.number)) != Some(id) {
+            return None;
+        }
+        self.base_frame(chunk)
+    }
+
+    /// A chunk of the base with its pack's number in this manifest.
+    fn base_frame(&mut self, chunk: BaseChunk) -> Option<(FrameRef, u16)> {
+        let at = chunk.frame.pack as usize;
+        let number = match *self.base_packs.get(at)? {
+            Some(number) => number,
+            None => {
+                let pack = *self.base?.manifest.packs.get(at)?;
+                let number = if self.pack_exists(pack) { Some(self.packs.number(pack, || {})) } else { None };
+                if number.is_none() {
+                    self.monitor.warning(&format!("pack {pack} of the base is missing; its chunks are stored again"));
+                }
+                self.base_packs[at] = Some(number);
+                number
+            }
+        };
+        Some((FrameRef { pack: number?, ..chunk.frame }, chunk.number))
+    }
+
+    fn directory(&mut self, pack: PackId) -> Option<Arc<PackDirectory>> {
+        if self.exists.get(&pack) == Some(&false) {
+            return None;
+        }
+        match self.directories.get(pack) {
+            Ok(directory) => Some(directory),
+            Err(e) => {
+                self.exists.insert(pack, false);
+                self.monitor.warning(&format!("a pack is not compared with: {e}"));
+                None
+            }
+        }
+    }
+
+    fn pack_exists(&mut self, pack: PackId) -> bool {
+        if let Some(exists) = self.exists.get(&pack) {
+            return *exists;
+        }
+        let exists = matches!(self.repo.store().len(&object_name(pack)), Ok(Some(_)));
+        self.exists.insert(pack, exists);
+        exists
+    }
+
+    // ---- pieces
+
+    fn with_cutter(
+        &mut self,
+        stream: &mut OpenStream<'r>,
+        run: impl FnOnce(&mut Cutter, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        let Cut::Content(cutter) = &mut stream.cut else { return Ok(()) };
+        let mut taken = std::mem::replace(cutter, Cutter::new(&self.repo.record().chunking));
+        let result = run(&mut taken, &mut |piece| self.piece(stream, piece));
+        stream.cut = Cut::Content(taken);
+        result
+    }
+
+    /// One piece that was cut by content.
+    fn piece(&mut self, stream: &mut OpenStream<'r>, piece: &[u8]) -> Result<()> {
+        let hash = if page::is_zero(piece) { None } else { Some(self.repo.key().chunk_hash(piece)) };
+        let mut found = [match hash {
+            None => Found::Zero,
+            Some(hash) => match self.base_piece(hash.id()) {
+                Some((frame, number)) => Found::Same(frame, number),
+                None => Found::Open,
+            },
+        }];
+        let hash = hash.unwrap_or_default();
+        if matches!(found[0], Found::Open) {
+            self.look_for(&[0], &mut found, |_| hash)?;
+        }
+        self.take(stream, found[0], hash, piece, 0)?;
+        self.after_batch(stream)
+    }
+
+    fn base_piece(&mut self, id: ChunkId) -> Option<(FrameRef, u16)> {
+        let base = self.base?;
+        let pieces = match self.base_pieces.take() {
+            Some(pieces) => pieces,
+            None => base.pieces(|pack| self.directory(pack)),
+        };
+        let found = pieces.get(&id).copied();
+        self.base_pieces = Some(pieces);
+        self.base_frame(found?)
+    }
+
+    // ---- both
+
+    /// Looks for chunks that the base does not have at their place. What is not found stays open.
+    fn look_for(&mut self, wanted: &[usize], found: &mut [Found], hash: impl Fn(usize) -> ChunkHash) -> Result<()> {
+        let mut rest = wanted;
+        while let Some((&first, after)) = rest.split_first() {
+            if let Some(hit) = self.find_nearby(hash(first).id()) {
+                found[first] = hit;
+                rest = after;
+                continue;
+            }
+            let (batch, after) = rest.split_at(rest.len().min(limits::LOOKUP_BATCH));
+            self.find_in_index(batch, found, &hash)?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Without the index: this session's own chunks, and the entry after the last hit.
+    fn find_nearby(&mut self, id: ChunkId) -> Option<Found> {
+        if let Some((frame, number)) = self.known.get(&id) {
+            return Some(Found::Session(*frame, *number));
+        }
+        let (pack, directory, next) = self.guess.clone()?;
+        if directory.id(next) != Some(id) {
+            return None;
+        }
+        self.guess = Some((pack, Arc::clone(&directory), next + 1));
+        self.frame_in(pack, &directory, next)
+    }
+
+    fn find_in_index(&mut self, batch: &[usize], found: &mut [Found], hash: impl Fn(usize) -> ChunkHash) -> Result<()> {
+        let mut sorted: Vec<(ChunkId, usize)> = batch.iter().map(|n| (hash(*n).id(), *n)).collect();
+        sorted.sort_unstable();
+        let ids: Vec<_> = sorted.iter().map(|(id, _)| *id).collect();
+        let mut hits: Vec<(usize, Location)> = self
+            .index()
+            .look_up(&ids)
+            .into_iter()
+            .zip(&sorted)
+            .filter_map(|(location, (_, n))| Some((*n, location?)))
+            .collect();
+        hits.sort_unstable_by_key(|(n, _)| *n);
+        for (n, Location { pack, chunk }) in hits {
+            if !self.pack_exists(pack) {
+                self.index().forget(pack)?;
+                continue;
+            }
+            let Some(directory) = self.directory(pack) else { continue };
+            // The index may be wrong about a pack; the pack's own directory is not.
+            if directory.id(chunk) != Some(hash(n).id()) {
+                continue;
+            }
+            if let Some(hit) = self.frame_in(pack, &directory, chunk) {
+                found[n] = hit;
+                self.guess = Some((pack, directory, chunk + 1));
+            }
+        }
+        Ok(())
+    }
+
+    fn frame_in(&mut self, pack: PackId, directory: &PackDirectory, chunk: u32) -> Option<Found> {
+        let entry = *directory.frame_of(chunk)?;
+        let frame = frame_ref(self.packs.number(pack, || {}), &entry);
+        Some(Found::Elsewhere(frame, u16::try_from(chunk - entry.first_chunk).ok()?))
+    }
+
+    fn index(&mut self) -> &Index {
+        let (repo, monitor) = (self.repo, self.monitor);
+        self.index.get_or_insert_with(|| Index::open(repo.index_dir().as_deref(), repo.store(), monitor))
+    }
+
+    /// Counts a chunk and adds it to its stream; a new one goes to the sink.
+    fn take(&mut self, stream: &mut OpenStream<'r>, found: Found, hash: ChunkHash, chunk: &[u8], pages: u64) -> Result<()> {
+        let len = chunk.len() as u64;
+        let found = match found {
+            // It may have come again since it was looked for.
+            Found::Open => self.known.get(&hash.id()).map_or(Found::Open, |(frame, number)| Found::Session(*frame, *number)),
+            found => found,
+        };
+        match found {
+            Found::Zero => {
+                count(&mut self.classes.zero, pages, len);
+                stream.zero(len);
+            }
+            Found::Same(frame, number) => {
+                count(&mut self.classes.same, pages, len);
+                stream.stored(&hash, frame, number, len);
+            }
+            Found::Elsewhere(frame, number) => {
+                count(&mut self.classes.elsewhere, pages, len);
+                stream.stored(&hash, frame, number, len);
+            }
+            Found::Session(frame, number) => {
+                count(&mut self.classes.elsewhere, pages, len);
+                stream.in_frame(&hash, frame, number, len);
+            }
+            Found::Open => {
+                count(&mut self.classes.new, pages, len);
+                if self.writing != Some(stream.number) {
+                    // Frames never hold chunks of two streams.
+                    self.sink.close();
+                    self.writing = Some(stream.number);
+                }
+                let (frame, number) = self.sink.push(hash, chunk)?;
+                self.known.insert(hash.id(), (frame, number));
+                stream.in_frame(&hash, frame, number, len);
+            }
+        }
+        Ok(())
+    }
+
+    fn after_batch(&mut self, stream: &mut OpenStream<'r>) -> Result<()> {
+        if stream.waits_too_long() {
+            self.sink.close();
+            self.seal()?;
+        } else if self.sink.has_batch() {
+            self.seal()?;
+        }
+        self.settle(stream);
+        if self.known.len() > limits::SESSION_IDS {
+            // The index has the chunks of all packs that are full; what is in the open pack may be stored twice.
+            self.known.clear();
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        let index = self.index().clone();
+        self.sink.seal(&index, &self.directories)
+    }
+
+    fn settle(&mut self, stream: &mut OpenStream<'r>) {
+        let (sink, packs, exists) = (&self.sink, &mut self.packs, &mut self.exists);
+        stream.settle(|frame| {
+            let placed = sink.place(frame)?;
+            Some(frame_ref(packs.number(placed.pack, || {
+                // This session puts it: no look at the store is needed, and it may not be there yet.
+                exists.insert(placed.pack, true);
+            }), &placed.entry))
+        });
+    }
+}
+
+/// Objects that are on their way.
+pub(super) struct Uploading<'r> {
+    sink: FrameSink<'r>,
+    index: Index,
+}
+
+impl Uploading<'_> {
+    /// Puts one more object.
+    pub(super) fn put(&mut self, name: String, bytes: Vec<u8>) -> Result<()> {
+        self.sink.put_object(name, bytes.into())
+    }
+
+    /// Waits until all are durable.
+    pub(super) fn finish(self) -> Result<(Finished, Index)> {
+        Ok((self.sink.finish()?, self.index))
+    }
+}

@@ -1,0 +1,38 @@
+//! The cryostore engine: takes checkpoint archives apart, stores what changed, gives the same archives back.
+//!
+//! Start with [`Store::open`], [`Repository::init`] and [`Repository::open`]; then [`import`], [`export`], [`gc::collect`] and
+//! [`check::check`]. Everything blocks, and reports to a [`Monitor`]; a service calls it from a thread of its own.
+//! The library prints nothing and reads no environment variables. See ARCHITECTURE.md for the map.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::disallowed_methods))]
+
+pub mod archive;
+mod bridge;
+pub mod check;
+mod chunk;
+mod codec;
+pub mod criu;
+pub mod env;
+mod error;
+pub mod gc;
+mod index;
+mod ingest;
+pub mod limits;
+pub mod monitor;
+mod pack;
+mod rebuild;
+mod repo;
+mod restore;
+mod stats;
+mod store;
+
+pub use cryostore_format as format;
+pub use env::{Env, SystemEnv};
+pub use error::{Error, Kind, Result};
+pub use rebuild::{Rebuilt, rebuild_index};
+pub use ingest::{BaseChoice, ImportOptions, Imported, Source, StreamId, StreamImport, import, map_name};
+pub use monitor::{Deadline, Monitor, Phase, Silent};
+pub use repo::{Filter, LiveSession, Repository, SnapshotList};
+pub use restore::{CheckpointReader, ExportStats, Output, PageFrame, UnpackStats, export, unpack};
+pub use stats::{Stats, stats};
+pub use store::{Listed, Store};

@@ -1,0 +1,66 @@
+//! Owns every bound of the engine, each with its reason. Those of the stored format are in `cryostore_format::limits`.
+
+/// 4 MiB: large enough that a system call, a channel send and a rayon split cost nothing per page; a few fit the cache.
+pub const SLAB_LEN: usize = 4 << 20;
+/// Slabs that wait between reader and worker: one being read, one waiting, one worked on.
+pub const SLABS_WAITING: usize = 1;
+
+/// 64 KiB: ratios are flat beyond (1.91 at 64 KiB, zstd level 1), and a page that is read alone costs one frame.
+pub const FRAME_PLAIN: usize = 64 << 10;
+/// 32 frames of 64 KiB are compressed side by side: enough for every core, 2 MiB of memory.
+pub const FRAMES_AT_ONCE: usize = 32;
+/// 16 MiB: a pack is one request to an object store; larger ones gain nothing there and cost memory.
+pub const PACK_LEN: usize = 16 << 20;
+/// Packs in flight to the store, besides the one being filled: 32 MiB.
+pub const UPLOADS: usize = 2;
+
+/// zstd level of frames. Level 1 reaches 1.91 on real page images at 64 KiB; level 3 costs twice the time for 2 %.
+pub const ZSTD_LEVEL: i32 = 1;
+
+/// Ids of this session's chunks kept in memory before they move to the local index: 512 Ki entries, about 20 MiB.
+pub const SESSION_IDS: usize = 512 << 10;
+/// Chunks of the base's other streams kept in memory: 256 Ki entries of 48 bytes; a root file system of 4 GiB.
+pub const BASE_CHUNKS: usize = 256 << 10;
+/// Ids that one lookup in the index asks for.
+pub const LOOKUP_BATCH: usize = 256;
+/// Steps of a recipe that may wait for an open frame before it is closed early.
+pub const WAITING_SLICES: usize = 4096;
+/// Pack directories kept open: about 64 × 200 KiB mapped.
+pub const DIRECTORIES_OPEN: usize = 64;
+
+/// RocksDB's write buffer: 400,000 ids.
+pub const INDEX_WRITE_BUFFER: usize = 12 << 20;
+/// RocksDB's block cache, index and filter blocks included.
+pub const INDEX_CACHE: usize = 16 << 20;
+/// Ids of one index segment before another is begun: 1 Mi ids, 16 MiB.
+pub const SEGMENT_IDS: usize = 1 << 20;
+
+/// CRIU images and descriptions that are kept in memory while an archive is read, all together.
+pub const IMAGES_TOTAL: usize = 48 << 20;
+/// One of them: a page map of 16 MiB describes a million runs.
+pub const IMAGE_LEN: usize = 16 << 20;
+/// What is read of `dump.log`: its first lines name CRIU's version.
+pub const LOG_HEAD: usize = 8 << 10;
+
+/// PAX records, long names and link names of one tar member. GNU tar's own bound is the path's length; hostile ones could be any.
+pub const TAR_EXTENSION: usize = 1 << 20;
+/// Gzip data inside of an archive is opened in memory: larger members are kept as they are.
+pub const GZIP_COMPRESSED: usize = 12 << 20;
+/// Content of gzip data: stops a bomb.
+pub const GZIP_PLAIN: usize = 32 << 20;
+/// A derived stream that is rebuilt in memory.
+pub const DERIVED_LEN: u64 = 64 << 20;
+
+/// What is read and decoded at once by an export.
+pub const WINDOW_LEN: u64 = 4 << 20;
+/// Windows that wait between the stages of an export: fetched, decoded.
+pub const WINDOWS_WAITING: usize = 1;
+/// Frames that lie closer than this are fetched by one request.
+pub const FETCH_GAP: u32 = 64 << 10;
+
+/// Labels of a snapshot.
+pub const LABELS: usize = 64;
+/// Bytes of one label.
+pub const LABEL_LEN: usize = 256;
+/// Warnings kept with a snapshot; more are counted.
+pub const WARNINGS: usize = 50;

@@ -1,0 +1,167 @@
+//! Owns the node's copies of pack directories: which id each chunk of a pack has, and in which frame it lies.
+//!
+//! Always: a copy is the pack's own last bytes, checked against their digest each time it is opened; ids are mapped, not read,
+//! and only so many directories stay open. A damaged or missing copy is fetched from the store again. Never: the only copy of anything.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cryostore_format::pack::{Directory, DirectoryView, FrameEntry, TRAILER_LEN};
+use cryostore_format::{ChunkId, PackId};
+
+use super::map::Mapped;
+use super::object_name;
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::store::Store;
+
+#[derive(Debug)]
+enum Tail {
+    Mapped(Mapped),
+    Owned(Vec<u8>),
+}
+
+impl Tail {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map.bytes(),
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// The directory of one pack.
+#[derive(Debug)]
+pub struct PackDirectory {
+    tail: Tail,
+    view: DirectoryView,
+}
+
+impl PackDirectory {
+    fn new(id: PackId, tail: Tail, pack_len: u64) -> Result<Self> {
+        let view = DirectoryView::decode(id, tail.bytes(), pack_len).map_err(|e| Error::stored(object_name(id), e))?;
+        Ok(Self { tail, view })
+    }
+
+    /// Id of chunk `number`. In this version every chunk has one.
+    #[must_use]
+    pub fn id(&self, number: u32) -> Option<ChunkId> {
+        let start = self.view.ids.start + number as usize * 16;
+        let bytes = self.tail.bytes().get(start..start + 16).filter(|_| start < self.view.ids.end)?;
+        let mut id = [0; 16];
+        id.copy_from_slice(bytes);
+        Some(ChunkId::from_bytes(id))
+    }
+
+    /// The frame that holds chunk `number`.
+    #[must_use]
+    pub fn frame_of(&self, number: u32) -> Option<&FrameEntry> {
+        self.view.frame_of(number)
+    }
+
+    /// All frames.
+    #[must_use]
+    pub fn frames(&self) -> &[FrameEntry] {
+        &self.view.frames
+    }
+}
+
+/// Directories of packs, from the node's cache or from the store.
+#[derive(Debug)]
+pub struct Directories {
+    store: Store,
+    cache: Option<PathBuf>,
+    open: HashMap<PackId, (Arc<PackDirectory>, u64)>,
+    clock: u64,
+}
+
+impl Directories {
+    /// Copies are kept in the directory `cache`, if there is one.
+    #[must_use]
+    pub fn new(store: Store, cache: Option<&Path>) -> Self {
+        Self { store, cache: cache.map(|dir| dir.join("directories")), open: HashMap::new(), clock: 0 }
+    }
+
+    /// The directory of a pack.
+    pub fn get(&mut self, id: PackId) -> Result<Arc<PackDirectory>> {
+        self.clock += 1;
+        if let Some((directory, used)) = self.open.get_mut(&id) {
+            *used = self.clock;
+            return Ok(Arc::clone(directory));
+        }
+        let directory = match self.cached(id) {
+            Some(directory) => directory,
+            None => self.fetch(id)?,
+        };
+        let directory = Arc::new(directory);
+        if self.open.len() >= limits::DIRECTORIES_OPEN
+            && let Some(oldest) = self.open.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id)
+        {
+            self.open.remove(&oldest);
+        }
+        self.open.insert(id, (Arc::clone(&directory), self.clock));
+        Ok(directory)
+    }
+
+    /// Keeps a copy of the last bytes of a pack. Without it they would be fetched when they are needed: errors are no loss.
+    pub fn keep(&self, id: PackId, pack_len: u64, tail: &[u8]) {
+        let Some(dir) = &self.cache else { return };
+        let write = || -> std::io::Result<()> {
+            std::fs::create_dir_all(dir)?;
+            let mut file = tempfile::NamedTempFile::new_in(dir)?;
+            file.write_all(&pack_len.to_le_bytes())?;
+            file.write_all(tail)?;
+            file.persist(dir.join(id.to_string()))?;
+            Ok(())
+        };
+        if let Err(e) = write() {
+            tracing::debug!("keeping the directory of pack {id}: {e}");
+        }
+    }
+
+    fn cached(&self, id: PackId) -> Option<PackDirectory> {
+        let path = self.cache.as_ref()?.join(id.to_string());
+        let map = Mapped::open(&path).ok()?;
+        let mut pack_len = [0; 8];
+        pack_len.copy_from_slice(map.bytes().get(..8)?);
+        // The view's ranges are relative to the bytes after the length: see `Tail::bytes` of a copy.
+        let checked = DirectoryView::decode(id, map.bytes().get(8..)?, u64::from_le_bytes(pack_len));
+        match checked {
+            Ok(mut view) => {
+                view.ids = view.ids.start + 8..view.ids.end + 8;
+                Some(PackDirectory { tail: Tail::Mapped(map), view })
+            }
+            Err(e) => {
+                tracing::debug!("the copy of the directory of pack {id} is damaged: {e}");
+                let _ = std::fs::remove_file(path);
+                None
+            }
+        }
+    }
+
+    fn fetch(&self, id: PackId) -> Result<PackDirectory> {
+        let (pack_len, tail) = read_tail(&self.store, id)?;
+        self.keep(id, pack_len, &tail);
+        PackDirectory::new(id, Tail::Owned(tail), pack_len)
+    }
+}
+
+/// Length and last bytes of a pack, from the store.
+pub fn read_tail(store: &Store, id: PackId) -> Result<(u64, Vec<u8>)> {
+    let name = object_name(id);
+    let missing = || {
+        Error::new(crate::error::Kind::Corrupt, format!("{name} is missing in {}", store.name()))
+            .hint("run `cryostore check` to see which snapshots are touched")
+    };
+    let pack_len = store.len(&name)?.ok_or_else(missing)?;
+    let trailer_at = pack_len.saturating_sub(TRAILER_LEN as u64);
+    let read = |from: u64| store.get_ranges(&name, std::slice::from_ref(&(from..pack_len)));
+    let trailer = read(trailer_at)?.concat();
+    let tail_len = Directory::tail_len(&trailer).map_err(|e| Error::stored(&name, e))?;
+    let from = pack_len.checked_sub(tail_len).ok_or_else(|| {
+        Error::new(crate::error::Kind::Corrupt, format!("{name} has {pack_len} bytes, its directory alone {tail_len}"))
+    })?;
+    Ok((pack_len, read(from)?.concat()))
+}

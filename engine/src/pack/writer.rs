@@ -1,0 +1,78 @@
+//! Owns a pack that is being filled.
+//!
+//! Always: in memory until it is whole. Never: reopened.
+
+use bytes::Bytes;
+use cryostore_format::pack::{Directory, FrameEntry, encode_pack_header};
+use cryostore_format::{ChunkHash, ChunkId, PackId};
+
+use crate::codec::frame::SealedFrame;
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+
+/// Frames that will be one pack.
+#[derive(Debug)]
+pub struct PackWriter {
+    id: PackId,
+    bytes: Vec<u8>,
+    directory: Directory,
+}
+
+/// A pack as it is stored.
+#[derive(Debug)]
+pub struct SealedPack {
+    /// Its name.
+    pub id: PackId,
+    /// The whole object.
+    pub bytes: Bytes,
+    /// The object's last bytes: frame table, ids, trailer.
+    pub tail: Bytes,
+    /// Ids of its chunks, by number.
+    pub ids: Vec<ChunkId>,
+}
+
+impl PackWriter {
+    /// An empty pack with this name.
+    #[must_use]
+    pub fn new(id: PackId) -> Self {
+        let mut bytes = Vec::with_capacity(limits::PACK_LEN + limits::PACK_LEN / 16);
+        bytes.extend_from_slice(&encode_pack_header(id));
+        Self { id, bytes, directory: Directory::default() }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn id(&self) -> PackId {
+        self.id
+    }
+
+    /// Takes in a frame; where it lies comes back.
+    pub fn push(&mut self, frame: &SealedFrame) -> Result<FrameEntry> {
+        let ids: Vec<_> = frame.hashes.iter().map(ChunkHash::id).collect();
+        let internal = |e| Error::new(Kind::Internal, "filling a pack").because(e);
+        self.directory.push(&frame.header, &ids).map_err(internal)?;
+        self.bytes.extend_from_slice(&frame.bytes);
+        self.directory.frames.last().copied().ok_or_else(|| Error::new(Kind::Internal, "a pack lost its frame"))
+    }
+
+    /// True when it is as large as packs are to be.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= limits::PACK_LEN
+    }
+
+    /// True without frames.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.directory.frames.is_empty()
+    }
+
+    /// The whole object.
+    pub fn finish(mut self) -> Result<SealedPack> {
+        let tail = self.directory.encode(self.id).map_err(|e| Error::new(Kind::Internal, "ending a pack").because(e))?;
+        let frames_end = self.bytes.len();
+        self.bytes.extend_from_slice(&tail);
+        let bytes = Bytes::from(self.bytes);
+        Ok(SealedPack { id: self.id, tail: bytes.slice(frames_end..), bytes, ids: self.directory.ids })
+    }
+}

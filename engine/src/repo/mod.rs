@@ -1,0 +1,131 @@
+//! Owns a repository: opening it, the names of its objects, sessions, snapshots and the commit.
+//!
+//! Always: a checkpoint is stored if and only if its snapshot record is there; the record comes last. Never: decides anything by a clock or a host name.
+
+mod commit;
+mod session;
+mod snapshots;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cryostore_format::manifest::Manifest;
+use cryostore_format::repository::{OBJECT_NAME, RepositoryRecord, Role};
+use cryostore_format::snapshot::SnapshotRecord;
+use cryostore_format::{Digest, IdKey, ManifestId, RepositoryId, limits as format_limits};
+
+use crate::env::{Env, random_id, timestamp};
+use crate::error::{Error, Kind, Result};
+use crate::store::Store;
+
+pub use session::{LiveSession, Session};
+pub(crate) use snapshots::place_of;
+pub use snapshots::{Filter, SnapshotList, snapshot_name};
+
+/// A repository that is open.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    store: Store,
+    record: RepositoryRecord,
+    key: IdKey,
+    env: Arc<dyn Env>,
+    cache: Option<PathBuf>,
+}
+
+/// Name of a manifest's object.
+#[must_use]
+pub fn manifest_name(id: ManifestId) -> String {
+    format!("manifests/{id}")
+}
+
+impl Repository {
+    /// Makes a new repository in a store; one that is there already is a conflict.
+    pub fn init(store: &Store, env: &dyn Env) -> Result<RepositoryId> {
+        let id = RepositoryId::from_bytes(random_id(env));
+        let record = RepositoryRecord::new(id, &IdKey::from_bytes(env.random()), timestamp(env));
+        let bytes = record.encode().map_err(|e| Error::new(Kind::Internal, "the repository's record").because(e))?;
+        store.create(OBJECT_NAME, bytes).map_err(|e| match e.kind() {
+            Kind::Conflict => Error::new(Kind::Conflict, format!("{} holds a repository already", store.name()))
+                .hint("use it as it is, or name another place"),
+            _ => e,
+        })?;
+        Ok(id)
+    }
+
+    /// Opens a repository. Caches are kept below `cache_root`, in a directory of the repository's own.
+    pub fn open(store: Store, env: Arc<dyn Env>, cache_root: Option<&Path>) -> Result<Self> {
+        let bytes = store.get(OBJECT_NAME, format_limits::RECORD_MAX).map_err(|e| match e.kind() {
+            Kind::NotFound => Error::new(Kind::NotFound, format!("there is no repository in {}", store.name()))
+                .hint("check --storage; `cryostore init --storage DIR` makes a repository"),
+            _ => e,
+        })?;
+        let record = RepositoryRecord::decode(&bytes)
+            .and_then(|record| record.allows(Role::Read).map(|()| record))
+            .map_err(|e| Error::stored(format!("{OBJECT_NAME} in {}", store.name()), e))?;
+        let key = record.id_key().map_err(|e| Error::stored(OBJECT_NAME, e))?;
+        let cache = cache_root.map(|root| root.join(record.id.to_string()));
+        Ok(Self { store, record, key, env, cache })
+    }
+
+    /// The store.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+    /// What `repository.json` says.
+    #[must_use]
+    pub const fn record(&self) -> &RepositoryRecord {
+        &self.record
+    }
+    /// The key of the ids.
+    #[must_use]
+    pub const fn key(&self) -> &IdKey {
+        &self.key
+    }
+    /// Clock and randomness.
+    #[must_use]
+    pub fn env(&self) -> &dyn Env {
+        &*self.env
+    }
+    /// The repository's directory on this node, for caches.
+    #[must_use]
+    pub fn cache(&self) -> Option<&Path> {
+        self.cache.as_deref()
+    }
+
+    /// An error unless this program knows what `role` needs.
+    pub fn require(&self, role: Role) -> Result<()> {
+        self.record.allows(role).map_err(|e| Error::stored(self.store.name(), e))
+    }
+
+    /// Reads a snapshot's manifest, checked against the digest in its record.
+    pub fn manifest(&self, snapshot: &SnapshotRecord) -> Result<Manifest> {
+        let name = manifest_name(snapshot.manifest.id);
+        let damaged = |error: Error| {
+            error.at(format!("snapshot {}", snapshot.id)).hint("this snapshot cannot be read; `cryostore check` shows whether others can")
+        };
+        let bytes = self.store.get(&name, format_limits::MANIFEST_PLAIN_MAX + 4096).map_err(|e| match e.kind() {
+            Kind::NotFound => damaged(Error::new(Kind::Corrupt, format!("{name} is missing in {}", self.store.name()))),
+            _ => e,
+        })?;
+        if Digest::of(&bytes) != snapshot.manifest.digest {
+            return Err(damaged(Error::new(Kind::Corrupt, format!("{name} is not what the snapshot record names"))));
+        }
+        Manifest::decode(&bytes).map_err(|e| Error::stored(name, e))
+    }
+
+    /// Removes the node's copy of the index; it is filled again from the store.
+    pub fn drop_index(&self) -> Result<()> {
+        let Some(dir) = self.index_dir() else { return Ok(()) };
+        match std::fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!("removing {}", dir.display()), e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Directory of the node's copy of the index.
+    #[must_use]
+    pub fn index_dir(&self) -> Option<PathBuf> {
+        self.cache.as_ref().map(|dir| dir.join("index"))
+    }
+}

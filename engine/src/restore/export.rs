@@ -1,0 +1,290 @@
+//! Owns the export of a whole archive.
+//!
+//! Three threads: one fetches windows, this one has them decoded on all cores, one digests and writes them in order. A window that could not be
+//! decoded ends the export before any of its bytes are written. Always: a file gets its name after its digest was found right.
+//! Never: leaves a part of a file behind.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use cryostore_format::manifest::{Body, Manifest, zeros_mark};
+use cryostore_format::snapshot::SnapshotRecord;
+use cryostore_format::{ChunkHash, Digest, IdKey};
+
+use super::decode::{Derived, Fetched, Frames, decode_window, fetch};
+use super::plan::{From, Plan, Window};
+use crate::codec::frame;
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::monitor::{Monitor, Phase, keep_going};
+use crate::repo::Repository;
+
+/// Where an archive goes.
+pub enum Output<'o> {
+    /// A file; it appears, or replaces another, when it is whole. With `sync`, it is on the disk then.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Wait for the disk?
+        sync: bool,
+    },
+    /// Bytes in order, such as standard output.
+    Stream(&'o mut (dyn Write + Send)),
+}
+
+impl std::fmt::Debug for Output<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File { path, .. } => write!(f, "File({})", path.display()),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+/// What an export has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExportStats {
+    /// Bytes of the archive.
+    pub bytes: u64,
+    /// Bytes of packs that were read.
+    pub bytes_read: u64,
+    /// Requests that read them.
+    pub requests: u64,
+}
+
+/// Gives an archive back byte for byte.
+pub fn export(repo: &Repository, snapshot: &SnapshotRecord, output: Output<'_>, monitor: &dyn Monitor) -> Result<ExportStats> {
+    let manifest = repo.manifest(snapshot)?;
+    match output {
+        Output::Stream(stream) => {
+            let write = |window: &Window, bytes: Option<&[u8]>| match bytes {
+                Some(bytes) => stream.write_all(bytes),
+                None => write_zeros(stream, window.len),
+            };
+            let stats = run(repo, snapshot, &manifest, monitor, write)?;
+            stream.flush().map_err(|e| Error::io("writing the archive", e))?;
+            Ok(stats)
+        }
+        Output::File { path, sync } => to_file(repo, snapshot, &manifest, &path, sync, monitor),
+    }
+}
+
+fn to_file(
+    repo: &Repository,
+    snapshot: &SnapshotRecord,
+    manifest: &Manifest,
+    path: &Path,
+    sync: bool,
+    monitor: &dyn Monitor,
+) -> Result<ExportStats> {
+    let failed = |e| Error::io(format!("writing {}", path.display()), e);
+    if path.is_dir() {
+        return Err(Error::new(Kind::Invalid, format!("{} is a directory", path.display()))
+            .hint("name a file with -o, or unpack the archive with --dir"));
+    }
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let part = tempfile::Builder::new().prefix(".cryostore-").suffix(".part").tempfile_in(dir).map_err(failed)?;
+    let file: &File = part.as_file();
+    // Zeros are not written: what is not written of a file of this length reads as zeros.
+    file.set_len(manifest.layout.len).map_err(failed)?;
+    let write = |window: &Window, bytes: Option<&[u8]>| match bytes {
+        Some(bytes) => file.write_all_at(bytes, window.at),
+        None => Ok(()),
+    };
+    let stats = run(repo, snapshot, manifest, monitor, write)?;
+    if sync {
+        file.sync_all().map_err(failed)?;
+    }
+    part.persist(path).map_err(|e| failed(e.error))?;
+    if sync {
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+    }
+    Ok(stats)
+}
+
+const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+fn zeros(len: usize) -> impl Iterator<Item = &'static [u8]> {
+    (0..len.div_ceil(ZEROS.len())).map(move |n| &ZEROS[..ZEROS.len().min(len - n * ZEROS.len())])
+}
+
+fn write_zeros(stream: &mut (dyn Write + Send), len: usize) -> std::io::Result<()> {
+    zeros(len).try_for_each(|part| stream.write_all(part))
+}
+
+/// Fetches, decodes, digests and hands on all windows; zero windows come without bytes.
+pub(super) fn run(
+    repo: &Repository,
+    snapshot: &SnapshotRecord,
+    manifest: &Manifest,
+    monitor: &dyn Monitor,
+    mut write: impl FnMut(&Window, Option<&[u8]>) -> std::io::Result<()> + Send,
+) -> Result<ExportStats> {
+    let store = repo.store();
+    let total = manifest.layout.len;
+    if manifest.layout.digest.is_none() {
+        check_streams(repo, manifest)?;
+    }
+    type Decoded = (Window, Option<Vec<u8>>);
+    let (to_decode, fetched) = mpsc::sync_channel::<Result<(Window, Frames)>>(limits::WINDOWS_WAITING);
+    let (to_write, decoded) = mpsc::sync_channel::<Decoded>(limits::WINDOWS_WAITING);
+    let (empty, reuse) = mpsc::channel::<Vec<u8>>();
+    let mut plan = Plan::archive(manifest)?;
+    let mut stats = ExportStats { bytes: total, ..ExportStats::default() };
+    let digest = std::thread::scope(|scope| -> Result<Digest> {
+        let fetcher = scope.spawn(move || -> Fetched {
+            let mut count = Fetched::default();
+            let mut next = || -> Result<Option<(Window, Frames)>> {
+                let Some(window) = plan.next_window()? else { return Ok(None) };
+                let frames = fetch(store, manifest, &window.parts, &mut count)?;
+                Ok(Some((window, frames)))
+            };
+            while let Some(step) = next().transpose() {
+                let failed = step.is_err();
+                if to_decode.send(step).is_err() || failed {
+                    break;
+                }
+            }
+            count
+        });
+        let writer = scope.spawn(move || -> std::io::Result<Digest> {
+            let mut hasher = blake3::Hasher::new();
+            for (window, bytes) in decoded {
+                match &bytes {
+                    Some(bytes) => {
+                        hasher.update(bytes);
+                    }
+                    None => zeros(window.len).for_each(|part| {
+                        hasher.update(part);
+                    }),
+                }
+                write(&window, bytes.as_deref())?;
+                if let Some(bytes) = bytes {
+                    let _ = empty.send(bytes);
+                }
+            }
+            Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
+        });
+        let mut derived = Derived::default();
+        let mut count = Fetched::default();
+        let mut work = || -> Result<()> {
+            for step in &fetched {
+                keep_going(monitor)?;
+                let (window, frames) = step?;
+                let bytes = if window.is_zero() {
+                    None
+                } else {
+                    let buffer = reuse.try_recv().unwrap_or_default();
+                    Some(decode_window(store, manifest, &window, &frames, &mut derived, &mut count, buffer)?)
+                };
+                let done = window.at + window.len as u64;
+                if to_write.send((window, bytes)).is_err() {
+                    // The writer says why.
+                    return Ok(());
+                }
+                monitor.progress(Phase::Export, done, Some(total));
+            }
+            Ok(())
+        };
+        let worked = work();
+        drop(to_write);
+        drop(fetched);
+        let bug = |_| Error::new(Kind::Internal, "a thread of the export ended by a bug");
+        let fetched = fetcher.join().map_err(bug)?;
+        let written = writer.join().map_err(bug)?;
+        stats.bytes_read = fetched.bytes + count.bytes;
+        stats.requests = fetched.requests + count.requests;
+        worked?;
+        written.map_err(|e| Error::io("writing the archive", e))
+    })?;
+    match manifest.layout.digest {
+        Some(expected) if expected != digest => Err(name_damage(repo, snapshot, manifest)),
+        _ => Ok(stats),
+    }
+}
+
+/// The digest of the whole is wrong although every frame could be decoded: says where.
+fn name_damage(repo: &Repository, snapshot: &SnapshotRecord, manifest: &Manifest) -> Error {
+    match check_streams(repo, manifest) {
+        Err(e) => e.at(format!("snapshot {}", snapshot.id)),
+        Ok(()) => Error::new(Kind::Corrupt, format!("snapshot {}: the archive's digest does not match, although all its streams do", snapshot.id))
+            .hint("the manifest is wrong; run `cryostore check --read-data`"),
+    }
+}
+
+/// Checks all streams against their digests.
+fn check_streams(repo: &Repository, manifest: &Manifest) -> Result<()> {
+    let mut derived = Derived::default();
+    let mut count = Fetched::default();
+    for (n, stream) in (0..).zip(&manifest.streams) {
+        let name = String::from_utf8_lossy(&stream.name);
+        let digest = match stream.body {
+            Body::Derived { .. } => Digest::of(&derived.get(repo.store(), manifest, n, &mut count)?),
+            Body::Recipe(_) => stream_digest(repo, manifest, n, &mut count)?,
+        };
+        if digest != stream.digest {
+            return Err(Error::new(Kind::Corrupt, format!("stream {n} (`{name}`) does not match its digest"))
+                .hint("its chunks are in the store, but some are not what was stored; run `cryostore check --read-data`"));
+        }
+    }
+    Ok(())
+}
+
+/// Digest of a stream that is in chunks, from its stored bytes.
+fn stream_digest(repo: &Repository, manifest: &Manifest, stream: u32, count: &mut Fetched) -> Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    let mut zeros = 0_u64;
+    let mut plan = Plan::stream(manifest, stream)?;
+    let mut partial = Partial::default();
+    while let Some(window) = plan.next_window()? {
+        let frames = fetch(repo.store(), manifest, &window.parts, count)?;
+        for part in &window.parts {
+            match part.from {
+                From::Zero => zeros += part.len,
+                // A slice that is cut by a window's border counts once.
+                From::Frame(_, from) if from > 0 => {}
+                From::Frame(slice, _) => {
+                    let bytes = frames.get(&slice.frame).ok_or_else(|| Error::new(Kind::Internal, "a frame was not fetched"))?;
+                    if zeros > 0 {
+                        hasher.update(&zeros_mark(std::mem::take(&mut zeros)));
+                    }
+                    let hashes = partial.hashes(&slice.frame, bytes, repo.key()).map_err(|e| {
+                        Error::stored(format!("frame at byte {} of pack number {}", slice.frame.offset, slice.frame.pack), e)
+                    })?;
+                    let wanted = hashes.get(usize::from(slice.skip)..usize::from(slice.skip + slice.take)).unwrap_or_default();
+                    wanted.iter().for_each(|hash| {
+                        hasher.update(hash.as_bytes());
+                    });
+                }
+                From::Derived(..) => return Err(Error::new(Kind::Internal, "a stream in chunks with a derived part")),
+            }
+        }
+    }
+    if zeros > 0 {
+        hasher.update(&zeros_mark(zeros));
+    }
+    Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
+}
+
+/// Hashes of the last frame, which often comes again.
+#[derive(Default)]
+struct Partial {
+    last: Option<(cryostore_format::recipe::FrameRef, Vec<ChunkHash>)>,
+}
+
+impl Partial {
+    fn hashes(
+        &mut self,
+        of: &cryostore_format::recipe::FrameRef,
+        bytes: &[u8],
+        key: &IdKey,
+    ) -> std::result::Result<&[ChunkHash], cryostore_format::FormatError> {
+        if self.last.as_ref().is_none_or(|(last, _)| last != of) {
+            self.last = Some((*of, frame::verify(bytes, key)?));
+        }
+        Ok(self.last.as_ref().map_or(&[], |(_, hashes)| hashes))
+    }
+}

@@ -1,0 +1,61 @@
+//! Owns the sums: what is stored for what. Never: reads packs; lengths from the list are enough.
+
+use cryostore_format::snapshot::SnapshotRecord;
+
+use crate::error::Result;
+use crate::monitor::{Monitor, keep_going};
+use crate::pack;
+use crate::repo::Repository;
+
+/// What is stored.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    /// Newest first.
+    pub snapshots: Vec<SnapshotStats>,
+    /// Bytes of all archives.
+    pub logical_bytes: u64,
+    /// Bytes of all objects.
+    pub stored_bytes: u64,
+    /// Packs.
+    pub packs: u64,
+    /// Bytes of packs.
+    pub pack_bytes: u64,
+    /// Bytes of index segments.
+    pub index_bytes: u64,
+    /// Bytes of manifests.
+    pub manifest_bytes: u64,
+    /// Bytes of everything else.
+    pub other_bytes: u64,
+}
+
+/// One snapshot.
+#[derive(Debug, Clone)]
+pub struct SnapshotStats {
+    /// Its record, which says what the import cost.
+    pub record: SnapshotRecord,
+}
+
+/// Sums up a repository.
+pub fn stats(repo: &Repository, monitor: &dyn Monitor) -> Result<Stats> {
+    keep_going(monitor)?;
+    let list = repo.snapshots()?;
+    for (name, e) in &list.damaged {
+        monitor.warning(&format!("{name}: {e}"));
+    }
+    let mut out = Stats { logical_bytes: list.snapshots.iter().map(|record| record.archive.bytes).sum(), ..Stats::default() };
+    out.snapshots = list.snapshots.into_iter().map(|record| SnapshotStats { record }).collect();
+    for object in repo.store().list("")? {
+        out.stored_bytes += object.len;
+        if pack::id_of(&object.name).is_some() {
+            out.packs += 1;
+        }
+        let sum = match object.name.split('/').next() {
+            Some("packs") => &mut out.pack_bytes,
+            Some("index") => &mut out.index_bytes,
+            Some("manifests") => &mut out.manifest_bytes,
+            _ => &mut out.other_bytes,
+        };
+        *sum += object.len;
+    }
+    Ok(out)
+}

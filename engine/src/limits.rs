@@ -54,7 +54,7 @@ pub const DERIVED_LEN: u64 = 64 << 20;
 /// What is read and decoded at once by an export.
 pub const WINDOW_LEN: u64 = 4 << 20;
 /// Windows that wait between the stages of an export: fetched, decoded.
-pub const WINDOWS_WAITING: usize = 1;
+pub const WINDOWS_WAITING: usize = 2;
 /// Frames that lie closer than this are fetched by one request.
 pub const FETCH_GAP: u32 = 64 << 10;
 

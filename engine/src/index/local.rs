@@ -28,6 +28,9 @@ pub struct LocalIndex {
     lookups: AtomicU64,
 }
 
+/// The column family that every RocksDB has; it must be named to be used by its handle.
+const FAMILY: &str = rocksdb::DEFAULT_COLUMN_FAMILY_NAME;
+
 fn failed(e: rocksdb::Error) -> Error {
     Error::new(Kind::Unavailable, format!("the local index: {e}"))
         .hint("it is a cache: `cryostore rebuild-index` makes it anew")
@@ -80,17 +83,22 @@ impl LocalIndex {
         if lock.try_lock().is_err() {
             return Self::open_beside(&db_dir, &cache);
         }
-        let db = DB::open(&options(&cache), &db_dir).or_else(|e| {
+        let open = || DB::open_cf_with_opts(&options(&cache), &db_dir, [(FAMILY, options(&cache))]);
+        let db = open().or_else(|e| {
             tracing::warn!("the local index is damaged and is made anew: {e}");
             let _ = std::fs::remove_dir_all(&db_dir);
-            DB::open(&options(&cache), &db_dir)
+            open()
         });
         Self::with(db.map_err(failed)?, Some(lock), None)
     }
 
     fn open_beside(db_dir: &PathBuf, cache: &Cache) -> Result<Self> {
         let beside = tempfile::tempdir().map_err(|e| Error::io("making a temporary directory", e))?;
-        let db = DB::open_as_secondary(&options(cache), db_dir, &beside.path().to_path_buf()).map_err(failed)?;
+        let mut options = options(cache);
+        // A reader beside the owner must keep its files open: the owner may remove them.
+        options.set_max_open_files(-1);
+        let db = DB::open_cf_as_secondary(&options, db_dir, &beside.path().to_path_buf(), [FAMILY]).map_err(failed)?;
+        db.try_catch_up_with_primary().map_err(failed)?;
         Self::with(db, None, Some(beside))
     }
 
@@ -172,8 +180,8 @@ impl LocalIndex {
     /// Where chunks lie, in the order of `ids`, which must be sorted.
     pub fn look_up(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
         self.lookups.fetch_add(ids.len() as u64, Ordering::Relaxed);
-        let Some(family) = self.db.cf_handle(rocksdb::DEFAULT_COLUMN_FAMILY_NAME) else {
-            return Ok(vec![None; ids.len()]);
+        let Some(family) = self.db.cf_handle(FAMILY) else {
+            return Err(Error::new(Kind::Internal, "the local index has no column family"));
         };
         let keys: Vec<_> = ids.iter().map(|id| key(b'c', id.as_bytes())).collect();
         let found = self.db.batched_multi_get_cf(family, &keys, true);

@@ -131,7 +131,10 @@ impl<'r> FrameSink<'r> {
         let (ids, id, index, done) = (sealed.ids.clone(), sealed.id, index.clone(), self.index_results.0.clone());
         self.index_jobs += 1;
         rayon::spawn(move || {
-            let _ = done.send(index.insert(id, &ids));
+            let inserted = index.insert(id, &ids);
+            // Given back before the result is: whoever has seen all results may open the index again.
+            drop(index);
+            let _ = done.send(inserted);
         });
         self.unlisted.push(PackIds { pack: sealed.id, pack_len, ids: sealed.ids });
         if self.unlisted.iter().map(|pack| pack.ids.len()).sum::<usize>() >= limits::SEGMENT_IDS {

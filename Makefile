@@ -1,0 +1,50 @@
+# Two of these do all set-up by themselves on a new machine with Rust: `make demo` and `make test`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fmt lint doc coverage bench fuzz typos clean
+
+# One target folder, outside the clone, for everything below and for CI.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cryostore/target
+
+help: ## what there is (this list)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: ## look for what a build needs; as root on Debian, install what is missing
+	@scripts/setup.sh build && echo "nothing is missing"
+
+demo: ## build, take checkpoints of a small workload, store them, get one back, compare
+	@scripts/demo.sh
+
+test: ## all tests; ARGS="--test NAME" or ARGS="-- NAME" for some
+	@scripts/test.sh $(ARGS)
+
+check: ## everything that CI does
+	@.ci/run
+
+fmt: ## format the code
+	@cargo fmt --all
+
+lint: ## format check and clippy, as CI has them
+	@scripts/setup.sh check
+	@cargo fmt --all --check
+	@cargo clippy --release --workspace --all-targets -- -D warnings
+
+doc: ## the documentation of all crates, private items too
+	@scripts/setup.sh build
+	@RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items
+
+coverage: ## line coverage of format-spec and engine, as text and HTML
+	@scripts/coverage.sh $(ARGS)
+
+bench: ## the benchmarks; ARGS="NAME" for one
+	@scripts/setup.sh build
+	@cargo bench --workspace --benches $(ARGS)
+
+fuzz: ## each fuzz target for TIME seconds (600); ARGS="TARGET" for one; needs nightly
+	@TIME="$(or $(TIME),600)" scripts/fuzz.sh $(ARGS)
+
+typos: ## spelling, if `typos` is on PATH (crate typos-cli)
+	@typos
+
+clean: ## remove the target folder, RocksDB with it
+	@cargo clean

@@ -1,0 +1,104 @@
+//! What the tests of the whole system share: repositories in temporary directories, archives, stores that record and fail.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::missing_panics_doc, reason = "a test fails by panicking")]
+
+pub mod archives;
+pub mod stores;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cryostore_engine::{
+    Error, ImportOptions, Imported, Monitor, Output, Repository, Silent, Source, Store, SystemEnv, export, import,
+};
+use cryostore_engine::format::snapshot::SnapshotRecord;
+
+/// A repository in a temporary directory, with a cache beside it.
+#[derive(Debug)]
+pub struct Place {
+    /// Removed at the end.
+    pub dir: tempfile::TempDir,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Place {
+    /// A new repository.
+    #[must_use]
+    pub fn new() -> Self {
+        let place = Self { dir: tempfile::tempdir().unwrap() };
+        let store = Store::open(place.store_dir().to_str().unwrap(), true).unwrap();
+        Repository::init(&store, &SystemEnv::new()).unwrap();
+        place
+    }
+
+    /// Directory of the store.
+    #[must_use]
+    pub fn store_dir(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// Directory of the caches.
+    #[must_use]
+    pub fn cache_dir(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    /// A path for a test's own file.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Opens the repository.
+    #[must_use]
+    pub fn open(&self) -> Repository {
+        open_at(&self.store_dir(), Some(&self.cache_dir())).unwrap()
+    }
+
+    /// Writes a file and imports it.
+    pub fn import_bytes(&self, name: &str, bytes: &[u8]) -> Result<Imported, Error> {
+        let path = self.path(name);
+        std::fs::write(&path, bytes).unwrap();
+        self.import(&path)
+    }
+
+    /// Imports a file or directory.
+    pub fn import(&self, path: &Path) -> Result<Imported, Error> {
+        import(&self.open(), Source::at(path)?, &ImportOptions::default(), &Silent)
+    }
+
+    /// All bytes of a snapshot.
+    #[must_use]
+    pub fn bytes_of(&self, snapshot: &SnapshotRecord) -> Vec<u8> {
+        bytes_of(&self.open(), snapshot, &Silent).unwrap()
+    }
+
+    /// Objects below a directory of the store, and their lengths.
+    #[must_use]
+    pub fn objects(&self, prefix: &str) -> Vec<(String, u64)> {
+        self.open().store().list(prefix).unwrap().into_iter().map(|object| (object.name, object.len)).collect()
+    }
+
+    /// Bytes of all objects.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.objects("").iter().map(|(_, len)| len).sum()
+    }
+}
+
+/// Opens the repository in a directory.
+pub fn open_at(store: &Path, cache: Option<&Path>) -> Result<Repository, Error> {
+    Repository::open(Store::open(store.to_str().unwrap(), false)?, Arc::new(SystemEnv::new()), cache)
+}
+
+/// All bytes of a snapshot.
+pub fn bytes_of(repo: &Repository, snapshot: &SnapshotRecord, monitor: &dyn Monitor) -> Result<Vec<u8>, Error> {
+    let mut out = Vec::new();
+    export(repo, snapshot, Output::Stream(&mut out), monitor)?;
+    Ok(out)
+}

@@ -1,0 +1,187 @@
+//! Stores for tests: one that records calls, and fails, forgets or stops at the n-th.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::StreamExt;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, Result,
+};
+
+/// What happens at the n-th call that could change the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The call fails, and so do all after it: the process lost its store, or was killed.
+    Stop,
+    /// The call fails and nothing was done; later calls work.
+    Fail,
+    /// The call is done, and its reply is lost.
+    LoseReply,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    log: Mutex<Vec<String>>,
+    writes: AtomicU64,
+    bytes_read: AtomicU64,
+    fault: Mutex<Option<(u64, Fault)>>,
+}
+
+/// A store around another.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    inner: Arc<dyn ObjectStore>,
+    state: Arc<State>,
+}
+
+impl Watched {
+    /// Watches a store.
+    #[must_use]
+    pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
+        Self { inner, state: Arc::default() }
+    }
+
+    /// The fault comes at the `n`-th change from now on, counted from 0.
+    pub fn fault_at(&self, n: u64, fault: Fault) {
+        self.state.writes.store(0, Ordering::SeqCst);
+        *self.state.fault.lock().unwrap() = Some((n, fault));
+    }
+
+    /// No faults any more; counts begin anew.
+    pub fn reset(&self) {
+        *self.state.fault.lock().unwrap() = None;
+        self.state.writes.store(0, Ordering::SeqCst);
+        self.state.bytes_read.store(0, Ordering::SeqCst);
+        self.state.log.lock().unwrap().clear();
+    }
+
+    /// Calls so far, such as `put packs/…`.
+    #[must_use]
+    pub fn log(&self) -> Vec<String> {
+        self.state.log.lock().unwrap().clone()
+    }
+
+    /// Calls that begin with `start`.
+    #[must_use]
+    pub fn count(&self, start: &str) -> usize {
+        self.log().iter().filter(|call| call.starts_with(start)).count()
+    }
+
+    /// Calls that could change the store.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.state.writes.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that were read.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.state.bytes_read.load(Ordering::SeqCst)
+    }
+
+    fn note(&self, what: &str, path: &Path) {
+        self.state.log.lock().unwrap().push(format!("{what} {path}"));
+    }
+
+    /// Counts a change: an error if it must not be done, true if its reply is lost.
+    fn change(&self, what: &str, path: &Path) -> Result<bool> {
+        self.note(what, path);
+        let n = self.state.writes.fetch_add(1, Ordering::SeqCst);
+        match *self.state.fault.lock().unwrap() {
+            Some((at, Fault::Stop)) if n >= at => Err(injected()),
+            Some((at, Fault::Fail)) if n == at => Err(injected()),
+            Some((at, Fault::LoseReply)) if n == at => Ok(true),
+            _ => Ok(false),
+        }
+    }
+
+    fn stopped(&self) -> Result<()> {
+        match *self.state.fault.lock().unwrap() {
+            Some((at, Fault::Stop)) if self.writes() > at => Err(injected()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn injected() -> object_store::Error {
+    object_store::Error::Generic { store: "test", source: "injected fault".into() }
+}
+
+impl fmt::Display for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Watched({})", self.inner)
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Watched {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let lost = self.change("put", location)?;
+        let done = self.inner.put_opts(location, payload, opts).await?;
+        if lost { Err(injected()) } else { Ok(done) }
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        panic!("multipart puts cannot be conditional and leave orphans: they are not used");
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.note(if options.head { "head" } else { "get" }, location);
+        self.stopped()?;
+        let head = options.head;
+        let result = self.inner.get_opts(location, options).await?;
+        if !head {
+            self.state.bytes_read.fetch_add(result.range.end - result.range.start, Ordering::SeqCst);
+        }
+        Ok(result)
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[std::ops::Range<u64>]) -> Result<Vec<Bytes>> {
+        self.note("ranges", location);
+        self.stopped()?;
+        let parts = self.inner.get_ranges(location, ranges).await?;
+        self.state.bytes_read.fetch_add(parts.iter().map(|part| part.len() as u64).sum(), Ordering::SeqCst);
+        Ok(parts)
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let this = self.clone();
+        let inner = Arc::clone(&self.inner);
+        locations
+            .then(move |location| {
+                let (this, inner) = (this.clone(), Arc::clone(&inner));
+                async move {
+                    let location = location?;
+                    let lost = this.change("delete", &location)?;
+                    let one = futures::stream::once(std::future::ready(Ok(location))).boxed();
+                    let done = inner.delete_stream(one).next().await.unwrap()?;
+                    if lost { Err(injected()) } else { Ok(done) }
+                }
+            })
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.note("list", prefix.unwrap_or(&Path::default()));
+        if let Err(e) = self.stopped() {
+            return futures::stream::once(std::future::ready(Err(e))).boxed();
+        }
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.stopped()?;
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.change("copy", to)?;
+        self.inner.copy_opts(from, to, options).await
+    }
+}

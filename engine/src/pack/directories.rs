@@ -60,12 +60,6 @@ impl PackDirectory {
     pub fn frame_of(&self, number: u32) -> Option<&FrameEntry> {
         self.view.frame_of(number)
     }
-
-    /// All frames.
-    #[must_use]
-    pub fn frames(&self) -> &[FrameEntry] {
-        &self.view.frames
-    }
 }
 
 /// Directories of packs, from the node's cache or from the store.

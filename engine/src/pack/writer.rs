@@ -61,12 +61,6 @@ impl PackWriter {
         self.bytes.len() >= limits::PACK_LEN
     }
 
-    /// True without frames.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.directory.frames.is_empty()
-    }
-
     /// The whole object.
     pub fn finish(mut self) -> Result<SealedPack> {
         let tail = self.directory.encode(self.id).map_err(|e| Error::new(Kind::Internal, "ending a pack").because(e))?;

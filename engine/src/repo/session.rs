@@ -45,11 +45,15 @@ impl<'r> Session<'r> {
             SessionRecord { id, work, place, started: timestamp(repo.env()), renewals: 0, owner: repo.env().owner() };
         let lock = repo.lock_session(id);
         let bytes = record.encode().map_err(|e| Error::new(Kind::Internal, "a session record").because(e))?;
-        repo.store().create(&object_name(id), bytes)?;
+        // From here on the record is removed when this goes, also when the put fails: it may have been done all the same.
         let session = Self { repo, record, lock };
-        let others = repo.sessions()?;
-        let excluded = |other: &&LiveSession| other.record.id != id && (other.record.work == Work::Collect) && !other.dead;
-        if let Some(other) = others.iter().find(excluded) {
+        repo.store().create(&object_name(id), bytes)?;
+        if work == Work::Collect {
+            // A collection looks for itself: it may end sessions.
+            return Ok(session);
+        }
+        let collects = |other: &LiveSession| other.record.work == Work::Collect && !other.dead;
+        if let Some(other) = repo.sessions()?.into_iter().find(collects) {
             return Err(Error::new(Kind::Conflict, format!(
                 "garbage is being collected by {} (session {}, since {})",
                 other.record.owner, other.record.id, other.record.started

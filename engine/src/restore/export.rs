@@ -91,7 +91,7 @@ fn to_file(
     // Zeros are not written: what is not written of a file of this length reads as zeros.
     file.set_len(manifest.layout.len).map_err(failed)?;
     let write = |window: &Window, bytes: Option<&[u8]>| match bytes {
-        Some(bytes) => file.write_all_at(bytes, window.at),
+        Some(bytes) => window.written(HOLE).try_for_each(|range| file.write_all_at(&bytes[range.clone()], window.at + range.start as u64)),
         None => Ok(()),
     };
     let stats = run(repo, snapshot, manifest, monitor, write)?;
@@ -105,6 +105,8 @@ fn to_file(
     Ok(stats)
 }
 
+/// Stretches of zeros that are left out of a file: shorter ones would cost more in calls than in bytes.
+const HOLE: u64 = 64 << 10;
 const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 fn zeros(len: usize) -> impl Iterator<Item = &'static [u8]> {

@@ -2,6 +2,8 @@
 //!
 //! Always: goes through the manifest once, in order; memory does not grow with the archive. Never: reads the store.
 
+use std::ops::Range;
+
 use cryostore_format::manifest::{Body, Manifest, Piece, StreamIndex};
 use cryostore_format::recipe::{FrameSlice, Slice, Slices};
 
@@ -35,6 +37,24 @@ pub(super) struct Window {
 }
 
 impl Window {
+    /// The stretches of its bytes between zeros of at least `hole` bytes.
+    pub(super) fn written(&self, hole: u64) -> impl Iterator<Item = Range<usize>> {
+        let mut parts = self.parts.iter().peekable();
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let is_hole = |part: &Part| part.from == From::Zero && part.len >= hole;
+            let bytes = |part: &Part| usize::try_from(part.len).unwrap_or(usize::MAX);
+            while let Some(part) = parts.next_if(|part| is_hole(part)) {
+                at += bytes(part);
+            }
+            let start = at;
+            while let Some(part) = parts.next_if(|part| !is_hole(part)) {
+                at += bytes(part);
+            }
+            (at > start).then_some(start..at)
+        })
+    }
+
     /// True if it gives only zero bytes.
     pub(super) fn is_zero(&self) -> bool {
         self.parts.iter().all(|part| part.from == From::Zero)

@@ -33,7 +33,11 @@ impl Bridge {
     /// Starts a task. At most `limit` of one [`Tasks`] run at once.
     #[must_use]
     pub fn tasks<T: Send + 'static>(&self, limit: usize) -> Tasks<T> {
-        Tasks { bridge: self.clone(), running: tokio::task::JoinSet::new(), limit }
+        Tasks {
+            bridge: self.clone(),
+            running: tokio::task::JoinSet::new(),
+            limit,
+        }
     }
 }
 
@@ -47,8 +51,15 @@ pub struct Tasks<T> {
 
 impl<T: Send + 'static> Tasks<T> {
     /// Starts a task; if as many run as may, waits for one and gives its result.
-    pub fn start(&mut self, task: impl Future<Output = Result<T>> + Send + 'static) -> Result<Option<T>> {
-        let done = if self.running.len() >= self.limit { self.next()? } else { None };
+    pub fn start(
+        &mut self,
+        task: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<Option<T>> {
+        let done = if self.running.len() >= self.limit {
+            self.next()?
+        } else {
+            None
+        };
         let _guard = self.bridge.0.enter();
         self.running.spawn(task);
         Ok(done)
@@ -59,7 +70,10 @@ impl<T: Send + 'static> Tasks<T> {
         match self.bridge.0.block_on(self.running.join_next()) {
             None => Ok(None),
             Some(Ok(result)) => result.map(Some),
-            Some(Err(e)) => Err(Error::new(Kind::Internal, format!("an I/O task ended: {e}"))),
+            Some(Err(e)) => Err(Error::new(
+                Kind::Internal,
+                format!("an I/O task ended: {e}"),
+            )),
         }
     }
 }

@@ -62,7 +62,11 @@ struct PackUse {
 }
 
 /// Verifies a repository.
-pub fn check(repo: &Repository, options: &CheckOptions, monitor: &dyn Monitor) -> Result<CheckReport> {
+pub fn check(
+    repo: &Repository,
+    options: &CheckOptions,
+    monitor: &dyn Monitor,
+) -> Result<CheckReport> {
     let mut report = CheckReport::default();
     let packs = check_snapshots(repo, &mut report, monitor)?;
     check_packs(repo, options, &packs, &mut report, monitor)?;
@@ -70,22 +74,37 @@ pub fn check(repo: &Repository, options: &CheckOptions, monitor: &dyn Monitor) -
     for object in repo.store().list("")? {
         let ours = ["packs", "index", "manifests", "snapshots", "sessions"];
         let known = object.name == cryostore_format::repository::OBJECT_NAME
-            || object.name.split_once('/').is_some_and(|(kind, _)| ours.contains(&kind));
+            || object
+                .name
+                .split_once('/')
+                .is_some_and(|(kind, _)| ours.contains(&kind));
         if !known {
             report.foreign.push(object.name);
         }
     }
-    let lost: BTreeSet<_> = report.problems.iter().flat_map(|problem| problem.snapshots.iter().copied()).collect();
+    let lost: BTreeSet<_> = report
+        .problems
+        .iter()
+        .flat_map(|problem| problem.snapshots.iter().copied())
+        .collect();
     report.lost_snapshots = lost.into_iter().collect();
     Ok(report)
 }
 
 /// Reads records and manifests; what they need of packs comes back.
-fn check_snapshots(repo: &Repository, report: &mut CheckReport, monitor: &dyn Monitor) -> Result<HashMap<PackId, PackUse>> {
+fn check_snapshots(
+    repo: &Repository,
+    report: &mut CheckReport,
+    monitor: &dyn Monitor,
+) -> Result<HashMap<PackId, PackUse>> {
     let list = repo.snapshots()?;
     for (name, e) in &list.damaged {
         let id = crate::repo::place_of(name).map(|place| place.snapshot);
-        report.problems.push(Problem { object: name.clone(), text: e.to_string(), snapshots: id.into_iter().collect() });
+        report.problems.push(Problem {
+            object: name.clone(),
+            text: e.to_string(),
+            snapshots: id.into_iter().collect(),
+        });
     }
     let ids: HashSet<_> = list.snapshots.iter().map(|record| record.id).collect();
     let mut packs: HashMap<PackId, PackUse> = HashMap::new();
@@ -93,9 +112,18 @@ fn check_snapshots(repo: &Repository, report: &mut CheckReport, monitor: &dyn Mo
         keep_going(monitor)?;
         monitor.progress(Phase::Check, done, Some(list.snapshots.len() as u64));
         report.snapshots += 1;
-        let mut problem = |object: String, text: String| report.problems.push(Problem { object, text, snapshots: vec![record.id] });
+        let mut problem = |object: String, text: String| {
+            report.problems.push(Problem {
+                object,
+                text,
+                snapshots: vec![record.id],
+            })
+        };
         if let Some(needed) = record.requires.filter(|id| !ids.contains(id)) {
-            problem(crate::repo::snapshot_name(record), format!("it needs snapshot {needed}, which is not there"));
+            problem(
+                crate::repo::snapshot_name(record),
+                format!("it needs snapshot {needed}, which is not there"),
+            );
         }
         let name = crate::repo::manifest_name(record.manifest.id);
         match repo.manifest(record).or_else(|_| repo.manifest(record)) {
@@ -104,28 +132,46 @@ fn check_snapshots(repo: &Repository, report: &mut CheckReport, monitor: &dyn Mo
                     problem(name, text);
                 }
             }
-            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => problem(name, e.to_string()),
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => {
+                problem(name, e.to_string())
+            }
             Err(e) => return Err(e),
         }
     }
     Ok(packs)
 }
 
-fn note_use(snapshot: SnapshotId, manifest: &Manifest, packs: &mut HashMap<PackId, PackUse>) -> std::result::Result<(), String> {
+fn note_use(
+    snapshot: SnapshotId,
+    manifest: &Manifest,
+    packs: &mut HashMap<PackId, PackUse>,
+) -> std::result::Result<(), String> {
     for (n, stream) in (0..).zip(&manifest.streams) {
         let mut len = 0_u64;
-        let Some(slices) = manifest.slices(n) else { continue };
+        let Some(slices) = manifest.slices(n) else {
+            continue;
+        };
         for slice in slices {
             let slice = slice.map_err(|e| e.to_string())?;
             len = len.saturating_add(slice.len());
             let Slice::Frame(slice) = slice else { continue };
-            let Some(pack) = manifest.packs.get(slice.frame.pack as usize) else { continue };
+            let Some(pack) = manifest.packs.get(slice.frame.pack as usize) else {
+                continue;
+            };
             let entry = packs.entry(*pack).or_default();
             entry.snapshots.insert(snapshot);
-            entry.frames.entry(slice.frame.offset).or_insert_with(|| (slice.frame, BTreeSet::new())).1.insert(snapshot);
+            entry
+                .frames
+                .entry(slice.frame.offset)
+                .or_insert_with(|| (slice.frame, BTreeSet::new()))
+                .1
+                .insert(snapshot);
         }
         if len != stream.len {
-            return Err(format!("the recipe of stream {n} gives {len} bytes, the stream has {}", stream.len));
+            return Err(format!(
+                "the recipe of stream {n} gives {len} bytes, the stream has {}",
+                stream.len
+            ));
         }
     }
     Ok(())
@@ -139,8 +185,11 @@ fn check_packs(
     monitor: &dyn Monitor,
 ) -> Result<()> {
     let store = repo.store();
-    let listed: BTreeMap<PackId, u64> =
-        store.list("packs")?.into_iter().filter_map(|object| Some((pack::id_of(&object.name)?, object.len))).collect();
+    let listed: BTreeMap<PackId, u64> = store
+        .list("packs")?
+        .into_iter()
+        .filter_map(|object| Some((pack::id_of(&object.name)?, object.len)))
+        .collect();
     for (id, used) in needed {
         if !listed.contains_key(id) {
             report.problems.push(Problem {
@@ -159,7 +208,13 @@ fn check_packs(
         done += len;
         report.packs += 1;
         let used = needed.get(id).unwrap_or(&unused);
-        let look = || if options.read_data { read_pack(repo, *id, *len, used) } else { read_directory(store, *id, used) };
+        let look = || {
+            if options.read_data {
+                read_pack(repo, *id, *len, used)
+            } else {
+                read_directory(store, *id, used)
+            }
+        };
         let found = match look()? {
             (found, read) if found.is_empty() => {
                 report.bytes_read += read;
@@ -180,7 +235,9 @@ type Found = (Vec<Problem>, u64);
 fn problem_of<T>(result: Result<T>) -> Result<std::result::Result<T, String>> {
     match result {
         Ok(value) => Ok(Ok(value)),
-        Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Unsupported) => Ok(Err(e.to_string())),
+        Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Unsupported) => {
+            Ok(Err(e.to_string()))
+        }
         Err(e) => Err(e),
     }
 }
@@ -200,22 +257,38 @@ fn read_directory(store: &Store, id: PackId, used: &PackUse) -> Result<Found> {
 }
 
 fn whole_pack(id: PackId, text: String, used: &PackUse) -> Problem {
-    Problem { object: pack::object_name(id), text, snapshots: used.snapshots.iter().copied().collect() }
+    Problem {
+        object: pack::object_name(id),
+        text,
+        snapshots: used.snapshots.iter().copied().collect(),
+    }
 }
 
 /// Frames that manifests name and the directory does not have.
 fn check_frames(id: PackId, view: &DirectoryView, used: &PackUse) -> Vec<Problem> {
     let agrees = |frame: &FrameRef| {
         view.frame_of(frame.first_chunk).is_some_and(|entry| {
-            (entry.offset, entry.stored_len, entry.first_chunk, entry.chunks)
-                == (frame.offset, frame.stored_len, frame.first_chunk, frame.chunks)
+            (
+                entry.offset,
+                entry.stored_len,
+                entry.first_chunk,
+                entry.chunks,
+            ) == (
+                frame.offset,
+                frame.stored_len,
+                frame.first_chunk,
+                frame.chunks,
+            )
         })
     };
     let wrong = used.frames.values().filter(|(frame, _)| !agrees(frame));
     wrong
         .map(|(frame, snapshots)| Problem {
             object: pack::object_name(id),
-            text: format!("it has no frame of {} bytes at byte {}, which manifests name", frame.stored_len, frame.offset),
+            text: format!(
+                "it has no frame of {} bytes at byte {}, which manifests name",
+                frame.stored_len, frame.offset
+            ),
             snapshots: snapshots.iter().copied().collect(),
         })
         .collect()
@@ -225,7 +298,14 @@ fn check_frames(id: PackId, view: &DirectoryView, used: &PackUse) -> Vec<Problem
 fn read_pack(repo: &Repository, id: PackId, len: u64, used: &PackUse) -> Result<Found> {
     let name = pack::object_name(id);
     if len > format_limits::PACK_MAX {
-        return Ok((vec![whole_pack(id, format!("it has {len} bytes, more than a pack may have"), used)], 0));
+        return Ok((
+            vec![whole_pack(
+                id,
+                format!("it has {len} bytes, more than a pack may have"),
+                used,
+            )],
+            0,
+        ));
     }
     let bytes = match problem_of(repo.store().get(&name, len))? {
         Ok(bytes) => bytes,
@@ -237,7 +317,10 @@ fn read_pack(repo: &Repository, id: PackId, len: u64, used: &PackUse) -> Result<
     let frames: Vec<(u32, u32)> = match view {
         Ok(view) => {
             problems.extend(check_frames(id, &view, used));
-            view.frames.iter().map(|frame| (frame.offset, frame.stored_len)).collect()
+            view.frames
+                .iter()
+                .map(|frame| (frame.offset, frame.stored_len))
+                .collect()
         }
         Err(e) => {
             problems.push(Problem {
@@ -245,7 +328,10 @@ fn read_pack(repo: &Repository, id: PackId, len: u64, used: &PackUse) -> Result<
                 text: format!("{e}; its frames are read where the manifests say that they are"),
                 snapshots: Vec::new(),
             });
-            used.frames.values().map(|(frame, _)| (frame.offset, frame.stored_len)).collect()
+            used.frames
+                .values()
+                .map(|(frame, _)| (frame.offset, frame.stored_len))
+                .collect()
         }
     };
     let damaged: Vec<(u32, String)> = frames
@@ -253,12 +339,16 @@ fn read_pack(repo: &Repository, id: PackId, len: u64, used: &PackUse) -> Result<
         .filter_map(|(offset, stored_len)| {
             let frame = bytes.get(offset as usize..offset as usize + stored_len as usize);
             let verified = frame.ok_or_else(|| "the pack ends before it".to_owned());
-            let verified = verified.and_then(|frame| frame::verify(frame, repo.key()).map_err(|e| e.to_string()));
+            let verified = verified
+                .and_then(|frame| frame::verify(frame, repo.key()).map_err(|e| e.to_string()));
             verified.err().map(|text| (offset, text))
         })
         .collect();
     for (offset, text) in damaged {
-        let snapshots = used.frames.get(&offset).map(|(_, snapshots)| snapshots.iter().copied().collect());
+        let snapshots = used
+            .frames
+            .get(&offset)
+            .map(|(_, snapshots)| snapshots.iter().copied().collect());
         problems.push(Problem {
             object: name.clone(),
             text: format!("the frame at byte {offset}: {text}"),
@@ -271,8 +361,14 @@ fn read_pack(repo: &Repository, id: PackId, len: u64, used: &PackUse) -> Result<
 fn check_segments(repo: &Repository, report: &mut CheckReport) -> Result<()> {
     for (id, _) in segments::list(repo.store())? {
         if let Err(text) = problem_of(segments::read(repo.store(), id))? {
-            let text = format!("{text}; it touches no snapshot: `cryostore gc` removes it, packs have their ids themselves");
-            report.problems.push(Problem { object: segments::object_name(id), text, snapshots: Vec::new() });
+            let text = format!(
+                "{text}; it touches no snapshot: `cryostore gc` removes it, packs have their ids themselves"
+            );
+            report.problems.push(Problem {
+                object: segments::object_name(id),
+                text,
+                snapshots: Vec::new(),
+            });
         }
     }
     Ok(())

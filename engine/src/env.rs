@@ -26,9 +26,14 @@ pub struct SystemEnv {
 impl SystemEnv {
     /// Starts the clock.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place where the clock comes from")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where the clock comes from"
+    )]
     pub fn new() -> Self {
-        Self { started: std::time::Instant::now() }
+        Self {
+            started: std::time::Instant::now(),
+        }
     }
 }
 
@@ -39,9 +44,17 @@ impl Default for SystemEnv {
 }
 
 impl Env for SystemEnv {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where the time comes from"
+    )]
     fn now(&self) -> jiff::Timestamp {
         jiff::Timestamp::now()
     }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where the clock is read"
+    )]
     fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
@@ -69,5 +82,7 @@ pub(crate) fn random_id(env: &dyn Env) -> [u8; 16] {
 /// RFC 3339, microseconds, UTC.
 pub(crate) fn timestamp(env: &dyn Env) -> String {
     let now = env.now();
-    now.round(jiff::Unit::Microsecond).unwrap_or(now).to_string()
+    now.round(jiff::Unit::Microsecond)
+        .unwrap_or(now)
+        .to_string()
 }

@@ -73,7 +73,12 @@ impl Error {
     /// An error of this kind.
     #[must_use]
     pub fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, text: text.into(), hint: None, source: None }))
+        Self(Box::new(Inner {
+            kind,
+            text: text.into(),
+            hint: None,
+            source: None,
+        }))
     }
 
     /// Adds what to do about it.
@@ -112,10 +117,16 @@ impl Error {
     /// Stored bytes that were refused, of the object `name`.
     #[must_use]
     pub fn stored(name: impl fmt::Display, error: FormatError) -> Self {
-        let kind = if error.is_unsupported() { Kind::Unsupported } else { Kind::Corrupt };
+        let kind = if error.is_unsupported() {
+            Kind::Unsupported
+        } else {
+            Kind::Corrupt
+        };
         let out = Self::new(kind, format!("{name}: {error}"));
         match kind {
-            Kind::Corrupt => out.hint("run `cryostore check --read-data` to see which snapshots are touched"),
+            Kind::Corrupt => {
+                out.hint("run `cryostore check --read-data` to see which snapshots are touched")
+            }
             _ => out,
         }
     }
@@ -144,7 +155,9 @@ pub fn io_kind(error: &std::io::Error) -> Kind {
         Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => Kind::NoSpace,
         Io::AlreadyExists => Kind::Conflict,
         Io::Interrupted => Kind::Interrupted,
-        Io::InvalidInput | Io::IsADirectory | Io::NotADirectory | Io::InvalidFilename => Kind::Invalid,
+        Io::InvalidInput | Io::IsADirectory | Io::NotADirectory | Io::InvalidFilename => {
+            Kind::Invalid
+        }
         _ => Kind::Unavailable,
     }
 }
@@ -167,16 +180,29 @@ mod tests {
 
     #[test]
     fn an_error_tells_place_advice_and_cause_apart() {
-        let error = Error::new(Kind::NoSpace, "no space").hint("make room").because("cause").at("pack 7");
+        let error = Error::new(Kind::NoSpace, "no space")
+            .hint("make room")
+            .because("cause")
+            .at("pack 7");
         assert_eq!(error.to_string(), "pack 7: no space");
         assert_eq!(error.advice(), Some("make room"));
-        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("cause"));
+        assert_eq!(
+            error.source().map(ToString::to_string).as_deref(),
+            Some("cause")
+        );
     }
 
     #[test]
     fn bytes_of_a_later_version_are_not_called_damaged() {
-        let later = FormatError::UnsupportedVersion { what: "x", got: 2, known: 1 };
+        let later = FormatError::UnsupportedVersion {
+            what: "x",
+            got: 2,
+            known: 1,
+        };
         assert_eq!(Error::stored("x", later).kind(), Kind::Unsupported);
-        assert_eq!(Error::stored("x", FormatError::Digest { what: "x" }).kind(), Kind::Corrupt);
+        assert_eq!(
+            Error::stored("x", FormatError::Digest { what: "x" }).kind(),
+            Kind::Corrupt
+        );
     }
 }

@@ -6,7 +6,7 @@
 //! imports (`repo/session.rs`), and each gives way to the other. So while packs are marked and removed, no import is between its first look and its commit. A
 //! session whose process was killed is ended by a tombstone at the only place where it could commit, before its packs are looked at.
 //!
-//! [`look`] reads, [`plan`] decides (pure), [`apply`] removes.
+//! `look` reads, `plan` decides (pure), `apply` removes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -85,15 +85,30 @@ pub fn collect(repo: &Repository, options: &GcOptions, monitor: &dyn Monitor) ->
 }
 
 /// Makes sure that no import is at work: ends dead sessions, and those that were named; any other stops the collection.
-fn clear_sessions(repo: &Repository, own: &Session<'_>, options: &GcOptions) -> Result<Vec<String>> {
-    let others: Vec<LiveSession> = repo.sessions()?.into_iter().filter(|other| other.record.id != own.id()).collect();
+fn clear_sessions(
+    repo: &Repository,
+    own: &Session<'_>,
+    options: &GcOptions,
+) -> Result<Vec<String>> {
+    let others: Vec<LiveSession> = repo
+        .sessions()?
+        .into_iter()
+        .filter(|other| other.record.id != own.id())
+        .collect();
     let named = |other: &LiveSession| {
         let id = other.record.id.to_string();
-        options.end_sessions.iter().any(|prefix| prefix.len() >= 4 && id.starts_with(prefix.as_str()))
+        options
+            .end_sessions
+            .iter()
+            .any(|prefix| prefix.len() >= 4 && id.starts_with(prefix.as_str()))
     };
     if let Some(live) = others.iter().find(|other| !other.dead && !named(other)) {
         let record = &live.record;
-        let work = if record.work == Work::Import { "an import" } else { "another collection" };
+        let work = if record.work == Work::Import {
+            "an import"
+        } else {
+            "another collection"
+        };
         return Err(Error::new(
             Kind::Conflict,
             format!("{work} is at work: session {} of {}, since {}", record.id, record.owner, record.started),
@@ -108,7 +123,11 @@ fn clear_sessions(repo: &Repository, own: &Session<'_>, options: &GcOptions) -> 
     }
     let mut ended = Vec::new();
     for other in &others {
-        let reason = if other.dead { "its process is gone" } else { "ended by hand" };
+        let reason = if other.dead {
+            "its process is gone"
+        } else {
+            "ended by hand"
+        };
         repo.end_session(&other.record, reason)?;
         ended.push(other.record.id.to_string());
     }
@@ -120,19 +139,31 @@ fn look(repo: &Repository, monitor: &dyn Monitor) -> Result<Seen> {
     let objects = repo.store().list("")?;
     let list = repo.snapshots()?;
     if let Some((name, e)) = list.damaged.first() {
-        return Err(Error::new(e.kind(), format!("{name} cannot be read, so that it is not known what it needs: {e}"))
-            .hint("nothing was removed; run `cryostore check`, then mend or delete the snapshot"));
+        return Err(Error::new(
+            e.kind(),
+            format!("{name} cannot be read, so that it is not known what it needs: {e}"),
+        )
+        .hint("nothing was removed; run `cryostore check`, then mend or delete the snapshot"));
     }
-    let mut seen = Seen { objects, ..Seen::default() };
+    let mut seen = Seen {
+        objects,
+        ..Seen::default()
+    };
     let total = list.snapshots.len() as u64;
     for (done, record) in (0..).zip(&list.snapshots) {
         keep_going(monitor)?;
         monitor.progress(Phase::Collect, done, Some(total));
-        let manifest = repo.manifest(record).map_err(|e| e.hint("nothing was removed; delete the snapshot if it is lost, then collect again"))?;
+        let manifest = repo.manifest(record).map_err(|e| {
+            e.hint("nothing was removed; delete the snapshot if it is lost, then collect again")
+        })?;
         seen.needed_packs.extend(manifest.packs);
         seen.needed_manifests.insert(record.manifest.id);
     }
-    seen.tombstones = list.tombstones.iter().map(|place| format!("snapshots/{}/{}", place.lineage, place.snapshot)).collect();
+    seen.tombstones = list
+        .tombstones
+        .iter()
+        .map(|place| format!("snapshots/{}/{}", place.lineage, place.snapshot))
+        .collect();
     for (id, _) in segments::list(repo.store())? {
         let packs = segments::read(repo.store(), id).ok();
         let packs = packs.map(|segment| segment.packs.iter().map(|found| found.pack).collect());
@@ -150,7 +181,11 @@ fn plan(seen: &Seen) -> GcReport {
             Judgement::Foreign => report.foreign.push(object.name.clone()),
             Judgement::Garbage(reason) => {
                 report.bytes += object.len;
-                report.garbage.push(Garbage { name: object.name.clone(), bytes: object.len, reason: reason.to_owned() });
+                report.garbage.push(Garbage {
+                    name: object.name.clone(),
+                    bytes: object.len,
+                    reason: reason.to_owned(),
+                });
             }
         }
     }
@@ -167,7 +202,9 @@ fn judge(seen: &Seen, name: &str) -> Judgement {
     if name == OBJECT_NAME {
         return Judgement::Keep;
     }
-    let Some((kind, rest)) = name.split_once('/') else { return Judgement::Foreign };
+    let Some((kind, rest)) = name.split_once('/') else {
+        return Judgement::Foreign;
+    };
     match kind {
         "packs" => match pack::id_of(name) {
             Some(id) if seen.needed_packs.contains(&id) => Judgement::Keep,
@@ -180,12 +217,16 @@ fn judge(seen: &Seen, name: &str) -> Judgement {
             Err(_) => Judgement::Foreign,
         },
         "index" => match seen.segments.get(name) {
-            Some(Some(packs)) if packs.iter().any(|id| seen.needed_packs.contains(id)) => Judgement::Keep,
+            Some(Some(packs)) if packs.iter().any(|id| seen.needed_packs.contains(id)) => {
+                Judgement::Keep
+            }
             Some(Some(_)) => Judgement::Garbage("all of its packs are garbage"),
             Some(None) => Judgement::Garbage("it is damaged; packs have their ids themselves"),
             None => Judgement::Foreign,
         },
-        "snapshots" if seen.tombstones.contains(name) => Judgement::Garbage("the snapshot was deleted, or its import given up"),
+        "snapshots" if seen.tombstones.contains(name) => {
+            Judgement::Garbage("the snapshot was deleted, or its import given up")
+        }
         "snapshots" => match crate::repo::place_of(name) {
             Some(_) => Judgement::Keep,
             None => Judgement::Foreign,
@@ -197,7 +238,10 @@ fn judge(seen: &Seen, name: &str) -> Judgement {
 
 /// Removes garbage. Packs go first and tombstones last, so that a crash between leaves only what the next run finds again.
 fn apply(repo: &Repository, garbage: &[Garbage], monitor: &dyn Monitor) -> Result<()> {
-    let index = Index::open_without_segments(repo.index_dir().as_deref().filter(|dir| dir.exists()), monitor);
+    let index = Index::open_without_segments(
+        repo.index_dir().as_deref().filter(|dir| dir.exists()),
+        monitor,
+    );
     let is_tombstone = |garbage: &&Garbage| garbage.name.starts_with("snapshots/");
     let (tombstones, others): (Vec<_>, Vec<_>) = garbage.iter().partition(is_tombstone);
     for (done, object) in (0..).zip(others.iter().chain(&tombstones)) {
@@ -220,7 +264,10 @@ mod tests {
     use super::*;
 
     fn listed(name: &str) -> Listed {
-        Listed { name: name.to_owned(), len: 10 }
+        Listed {
+            name: name.to_owned(),
+            len: 10,
+        }
     }
 
     #[test]
@@ -228,13 +275,16 @@ mod tests {
         let (live, dead) = (PackId::from_bytes([1; 16]), PackId::from_bytes([2; 16]));
         let manifest = ManifestId::from_bytes([3; 16]);
         let grave = "snapshots/00000000000000000000000000000000/04040404040404040404040404040404";
-        let snapshot = "snapshots/00000000000000000000000000000000/05050505050505050505050505050505";
+        let snapshot =
+            "snapshots/00000000000000000000000000000000/05050505050505050505050505050505";
         let mut seen = Seen::default();
         seen.needed_packs.insert(live);
         seen.needed_manifests.insert(manifest);
         seen.tombstones.insert(grave.to_owned());
-        seen.segments.insert("index/aa".to_owned(), Some(vec![live, dead]));
-        seen.segments.insert("index/bb".to_owned(), Some(vec![dead]));
+        seen.segments
+            .insert("index/aa".to_owned(), Some(vec![live, dead]));
+        seen.segments
+            .insert("index/bb".to_owned(), Some(vec![dead]));
         seen.segments.insert("index/cc".to_owned(), None);
         let names = [
             "repository.json".to_owned(),
@@ -256,7 +306,16 @@ mod tests {
         let report = plan(&seen);
         let garbage: Vec<_> = report.garbage.iter().map(|g| g.name.as_str()).collect();
         let dead_manifest = format!("manifests/{}", ManifestId::default());
-        assert_eq!(garbage, [&pack::object_name(dead), dead_manifest.as_str(), "index/bb", "index/cc", grave]);
+        assert_eq!(
+            garbage,
+            [
+                &pack::object_name(dead),
+                dead_manifest.as_str(),
+                "index/bb",
+                "index/cc",
+                grave
+            ]
+        );
         assert_eq!(report.foreign, ["packs/README", "notes.txt", "keys/1"]);
         assert_eq!((report.bytes, report.kept_bytes), (50, 60));
     }

@@ -4,7 +4,14 @@
 //! [`check::check`]. Everything blocks, and reports to a [`Monitor`]; a service calls it from a thread of its own.
 //! The library prints nothing and reads no environment variables. See ARCHITECTURE.md for the map.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::disallowed_methods))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::cast_possible_truncation,
+        clippy::disallowed_methods
+    )
+)]
 
 pub mod archive;
 mod bridge;
@@ -29,9 +36,11 @@ mod store;
 pub use cryostore_format as format;
 pub use env::{Env, SystemEnv};
 pub use error::{Error, Kind, Result};
-pub use rebuild::{Rebuilt, rebuild_index};
-pub use ingest::{BaseChoice, ImportOptions, Imported, Source, StreamId, StreamImport, import, map_name};
+pub use ingest::{
+    BaseChoice, ImportOptions, Imported, Source, StreamId, StreamImport, import, map_name,
+};
 pub use monitor::{Deadline, Monitor, Phase, Silent};
+pub use rebuild::{Rebuilt, rebuild_index};
 pub use repo::{Filter, LiveSession, Repository, SnapshotList};
 pub use restore::{CheckpointReader, ExportStats, Output, PageFrame, UnpackStats, export, unpack};
 pub use stats::{Stats, stats};

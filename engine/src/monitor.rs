@@ -49,7 +49,9 @@ pub struct Deadline<'a> {
 
 impl std::fmt::Debug for Deadline<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Deadline").field("at", &self.at).finish_non_exhaustive()
+        f.debug_struct("Deadline")
+            .field("at", &self.at)
+            .finish_non_exhaustive()
     }
 }
 
@@ -57,7 +59,11 @@ impl<'a> Deadline<'a> {
     /// Stops after `limit` from now on.
     #[must_use]
     pub fn after(limit: Duration, inner: &'a dyn Monitor, env: &'a dyn Env) -> Self {
-        Self { inner, env, at: env.elapsed() + limit }
+        Self {
+            inner,
+            env,
+            at: env.elapsed() + limit,
+        }
     }
 }
 

@@ -29,9 +29,16 @@ pub fn rebuild_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt
     repo.drop_index()?;
     let empty = Index::open_without_segments(repo.index_dir().as_deref(), monitor);
     if !empty.is_owner() {
-        return Err(Error::new(Kind::Conflict, "another process has the local index open").hint("try again when it is done"));
+        return Err(
+            Error::new(Kind::Conflict, "another process has the local index open")
+                .hint("try again when it is done"),
+        );
     }
-    let exist: HashSet<_> = store.list("packs")?.iter().filter_map(|object| pack::id_of(&object.name)).collect();
+    let exist: HashSet<_> = store
+        .list("packs")?
+        .iter()
+        .filter_map(|object| pack::id_of(&object.name))
+        .collect();
     let mut done = HashSet::new();
     let mut out = Rebuilt::default();
     for (id, _) in segments::list(store)? {
@@ -39,13 +46,23 @@ pub fn rebuild_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt
         let segment = match segments::read(store, id) {
             Ok(segment) => segment,
             Err(e) => {
-                monitor.warning(&format!("an index segment is left out, its packs are read instead: {e}"));
+                monitor.warning(&format!(
+                    "an index segment is left out, its packs are read instead: {e}"
+                ));
                 continue;
             }
         };
-        for found in segment.packs.iter().filter(|found| exist.contains(&found.pack)) {
+        for found in segment
+            .packs
+            .iter()
+            .filter(|found| exist.contains(&found.pack))
+        {
             empty.insert(found.pack, &found.ids)?;
-            out.ids += if done.insert(found.pack) { found.ids.len() as u64 } else { 0 };
+            out.ids += if done.insert(found.pack) {
+                found.ids.len() as u64
+            } else {
+                0
+            };
             monitor.progress(Phase::Index, done.len() as u64, Some(exist.len() as u64));
         }
         empty.mark_segment(id)?;
@@ -60,7 +77,10 @@ pub fn rebuild_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt
                 out.ids += directory.ids.len() as u64;
                 out.packs += 1;
             }
-            Err(e) => monitor.warning(&format!("a pack is left out: {}", Error::stored(pack::object_name(*id), e))),
+            Err(e) => monitor.warning(&format!(
+                "a pack is left out: {}",
+                Error::stored(pack::object_name(*id), e)
+            )),
         }
     }
     out.packs += done.len() as u64;

@@ -42,8 +42,19 @@ pub fn stats(repo: &Repository, monitor: &dyn Monitor) -> Result<Stats> {
     for (name, e) in &list.damaged {
         monitor.warning(&format!("{name}: {e}"));
     }
-    let mut out = Stats { logical_bytes: list.snapshots.iter().map(|record| record.archive.bytes).sum(), ..Stats::default() };
-    out.snapshots = list.snapshots.into_iter().map(|record| SnapshotStats { record }).collect();
+    let mut out = Stats {
+        logical_bytes: list
+            .snapshots
+            .iter()
+            .map(|record| record.archive.bytes)
+            .sum(),
+        ..Stats::default()
+    };
+    out.snapshots = list
+        .snapshots
+        .into_iter()
+        .map(|record| SnapshotStats { record })
+        .collect();
     for object in repo.store().list("")? {
         out.stored_bytes += object.len;
         if pack::id_of(&object.name).is_some() {

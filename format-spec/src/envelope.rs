@@ -70,7 +70,10 @@ impl Codec {
         match number {
             0 => Ok(Self::Stored),
             1 => Ok(Self::Zstd),
-            n => Err(FormatError::UnknownFeature { what, feature: format!("codec {n}") }),
+            n => Err(FormatError::UnknownFeature {
+                what,
+                feature: format!("codec {n}"),
+            }),
         }
     }
 }
@@ -80,9 +83,13 @@ impl Codec {
 pub fn seal(kind: ObjectType, plain: &[u8], codec: Codec) -> Vec<u8> {
     let packed = match codec {
         Codec::Stored => None,
-        Codec::Zstd => zstd::bulk::compress(plain, 3).ok().filter(|packed| packed.len() < plain.len()),
+        Codec::Zstd => zstd::bulk::compress(plain, 3)
+            .ok()
+            .filter(|packed| packed.len() < plain.len()),
     };
-    let (codec, payload) = packed.as_deref().map_or((Codec::Stored, plain), |packed| (Codec::Zstd, packed));
+    let (codec, payload) = packed
+        .as_deref()
+        .map_or((Codec::Stored, plain), |packed| (Codec::Zstd, packed));
     let mut out = Vec::with_capacity(HEADER_LEN + payload.len());
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&[kind as u8, VERSION, 0, codec as u8]);
@@ -106,11 +113,16 @@ fn digest(head: &[u8], payload: &[u8]) -> Digest {
 pub fn peek(bytes: &[u8]) -> Result<ObjectType> {
     let mut r = Reader::new("object", bytes);
     if r.array::<4>()? != MAGIC {
-        return Err(FormatError::invalid("object", "it does not begin with CRYO"));
+        return Err(FormatError::invalid(
+            "object",
+            "it does not begin with CRYO",
+        ));
     }
     let number = r.u8()?;
-    ObjectType::from_number(number)
-        .ok_or_else(|| FormatError::UnknownFeature { what: "object", feature: format!("object type {number}") })
+    ObjectType::from_number(number).ok_or_else(|| FormatError::UnknownFeature {
+        what: "object",
+        feature: format!("object type {number}"),
+    })
 }
 
 /// Takes an object of type `kind` out of its envelope: at most `limit` bytes, checked against its digest.
@@ -118,17 +130,27 @@ pub fn open(kind: ObjectType, bytes: &[u8], limit: u64) -> Result<Vec<u8>> {
     let what = kind.name();
     let found = peek(bytes)?;
     if found != kind {
-        return Err(FormatError::invalid(what, format!("the object is a {}", found.name())));
+        return Err(FormatError::invalid(
+            what,
+            format!("the object is a {}", found.name()),
+        ));
     }
     let mut r = Reader::new(what, bytes);
     r.bytes(5)?;
     let version = r.u8()?;
     if version == 0 || version > VERSION {
-        return Err(FormatError::UnsupportedVersion { what, got: version.into(), known: VERSION.into() });
+        return Err(FormatError::UnsupportedVersion {
+            what,
+            got: version.into(),
+            known: VERSION.into(),
+        });
     }
     let cipher = r.u8()?;
     if cipher != 0 {
-        return Err(FormatError::UnknownFeature { what, feature: format!("cipher {cipher}") });
+        return Err(FormatError::UnknownFeature {
+            what,
+            feature: format!("cipher {cipher}"),
+        });
     }
     let codec = Codec::from_number(what, r.u8()?)?;
     if r.u32()? != 0 || r.u32()? != 0 {
@@ -137,15 +159,26 @@ pub fn open(kind: ObjectType, bytes: &[u8], limit: u64) -> Result<Vec<u8>> {
     let plain_len = r.u64()?;
     let stored_len = r.u64()?;
     if plain_len > limit {
-        return Err(FormatError::TooLarge { what, limit, got: plain_len });
+        return Err(FormatError::TooLarge {
+            what,
+            limit,
+            got: plain_len,
+        });
     }
     let expected = Digest::from_bytes(r.array()?);
     let left = r.left() as u64;
     if stored_len > left {
-        return Err(FormatError::Truncated { what, need: stored_len, have: left });
+        return Err(FormatError::Truncated {
+            what,
+            need: stored_len,
+            have: left,
+        });
     }
     if stored_len < left {
-        return Err(FormatError::invalid(what, format!("{} bytes too many at its end", left - stored_len)));
+        return Err(FormatError::invalid(
+            what,
+            format!("{} bytes too many at its end", left - stored_len),
+        ));
     }
     let payload = r.bytes(r.left())?;
     if digest(&bytes[..DIGEST_AT], payload) != expected {
@@ -154,14 +187,20 @@ pub fn open(kind: ObjectType, bytes: &[u8], limit: u64) -> Result<Vec<u8>> {
     let plain = match codec {
         Codec::Stored => payload.to_vec(),
         Codec::Zstd => {
-            let capacity = usize::try_from(plain_len)
-                .map_err(|_| FormatError::TooLarge { what, limit, got: plain_len })?;
+            let capacity = usize::try_from(plain_len).map_err(|_| FormatError::TooLarge {
+                what,
+                limit,
+                got: plain_len,
+            })?;
             zstd::bulk::decompress(payload, capacity)
                 .map_err(|e| FormatError::invalid(what, format!("zstd: {e}")))?
         }
     };
     if plain.len() as u64 != plain_len {
-        return Err(FormatError::invalid(what, format!("{} bytes instead of {plain_len}", plain.len())));
+        return Err(FormatError::invalid(
+            what,
+            format!("{} bytes instead of {plain_len}", plain.len()),
+        ));
     }
     Ok(plain)
 }
@@ -183,13 +222,23 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
-        let sealed = seal(ObjectType::Session, b"some bytes of a session, some bytes of a session", Codec::Zstd);
+        let sealed = seal(
+            ObjectType::Session,
+            b"some bytes of a session, some bytes of a session",
+            Codec::Zstd,
+        );
         for at in 0..sealed.len() {
-            assert!(open(ObjectType::Session, &sealed[..at], 1000).is_err(), "cut at {at}");
+            assert!(
+                open(ObjectType::Session, &sealed[..at], 1000).is_err(),
+                "cut at {at}"
+            );
             for bit in 0..8 {
                 let mut bad = sealed.clone();
                 bad[at] ^= 1 << bit;
-                assert!(open(ObjectType::Session, &bad, 1000).is_err(), "bit {bit} of byte {at}");
+                assert!(
+                    open(ObjectType::Session, &bad, 1000).is_err(),
+                    "bit {bit} of byte {at}"
+                );
             }
         }
     }
@@ -206,7 +255,10 @@ mod tests {
     #[test]
     fn content_over_the_limit_is_refused_before_it_is_unpacked() {
         let sealed = seal(ObjectType::Manifest, &[0; 100_000], Codec::Zstd);
-        assert!(matches!(open(ObjectType::Manifest, &sealed, 99_999), Err(FormatError::TooLarge { .. })));
+        assert!(matches!(
+            open(ObjectType::Manifest, &sealed, 99_999),
+            Err(FormatError::TooLarge { .. })
+        ));
     }
 
     proptest! {

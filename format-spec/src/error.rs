@@ -37,7 +37,9 @@ pub enum FormatError {
         got: u64,
     },
     /// The object was written by a later format version.
-    #[error("{what} has format version {got}, this program knows up to {known}: use a newer cryostore")]
+    #[error(
+        "{what} has format version {got}, this program knows up to {known}: use a newer cryostore"
+    )]
     UnsupportedVersion {
         /// The object.
         what: &'static str,
@@ -47,7 +49,9 @@ pub enum FormatError {
         known: u32,
     },
     /// The object needs a feature that this program does not have.
-    #[error("{what} needs the feature `{feature}`, which this program does not know: use a newer cryostore")]
+    #[error(
+        "{what} needs the feature `{feature}`, which this program does not know: use a newer cryostore"
+    )]
     UnknownFeature {
         /// Who needs it: reader, writer or collector of a repository, or an object.
         what: &'static str,
@@ -64,13 +68,19 @@ pub enum FormatError {
 
 impl FormatError {
     pub(crate) fn invalid(what: &'static str, detail: impl Into<String>) -> Self {
-        Self::Invalid { what, detail: detail.into() }
+        Self::Invalid {
+            what,
+            detail: detail.into(),
+        }
     }
 
     /// True when a newer program could read the bytes, so that they are not damaged.
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
-        matches!(self, Self::UnsupportedVersion { .. } | Self::UnknownFeature { .. })
+        matches!(
+            self,
+            Self::UnsupportedVersion { .. } | Self::UnknownFeature { .. }
+        )
     }
 }
 

@@ -18,8 +18,21 @@ fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 fn parse_hex<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N]> {
-    let bad = || FormatError::invalid(what, format!("`{}` is not {} hexadecimal digits", text.escape_default(), N * 2));
-    if text.len() != N * 2 || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+    let bad = || {
+        FormatError::invalid(
+            what,
+            format!(
+                "`{}` is not {} hexadecimal digits",
+                text.escape_default(),
+                N * 2
+            ),
+        )
+    };
+    if text.len() != N * 2
+        || !text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    {
         return Err(bad());
     }
     let mut out = [0; N];
@@ -197,15 +210,24 @@ mod tests {
         let id = PackId::from_bytes([0xab; 16]);
         assert_eq!(id.to_string().parse::<PackId>(), Ok(id));
         assert!("xyz".parse::<PackId>().is_err());
-        assert!(id.to_string().to_uppercase().parse::<PackId>().is_err(), "one text per id");
+        assert!(
+            id.to_string().to_uppercase().parse::<PackId>().is_err(),
+            "one text per id"
+        );
     }
 
     #[test]
     fn a_chunk_id_is_the_start_of_the_keyed_blake3() {
         let key = IdKey::from_bytes([7; 32]);
         let hash = blake3::keyed_hash(&[7; 32], b"page");
-        assert_eq!(key.chunk_hash(b"page").id().as_bytes(), &hash.as_bytes()[..16]);
-        assert_ne!(IdKey::from_bytes([8; 32]).chunk_hash(b"page").id(), key.chunk_hash(b"page").id());
+        assert_eq!(
+            key.chunk_hash(b"page").id().as_bytes(),
+            &hash.as_bytes()[..16]
+        );
+        assert_ne!(
+            IdKey::from_bytes([8; 32]).chunk_hash(b"page").id(),
+            key.chunk_hash(b"page").id()
+        );
     }
 
     #[test]

@@ -20,5 +20,6 @@ pub mod wire;
 
 pub use error::{FormatError, Result};
 pub use ids::{
-    ChunkHash, ChunkId, Digest, IdKey, Lineage, ManifestId, PackId, RepositoryId, SegmentId, SessionId, SnapshotId,
+    ChunkHash, ChunkId, Digest, IdKey, Lineage, ManifestId, PackId, RepositoryId, SegmentId,
+    SessionId, SnapshotId,
 };

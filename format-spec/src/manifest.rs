@@ -168,7 +168,12 @@ impl Manifest {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut plain = Vec::new();
-        let bodies = [self.encode_packs(), self.encode_streams(), self.encode_layout(), self.encode_maps()];
+        let bodies = [
+            self.encode_packs(),
+            self.encode_streams(),
+            self.encode_layout(),
+            self.encode_maps(),
+        ];
         for (section, body) in SECTIONS.into_iter().zip(bodies) {
             plain.push(section | CRITICAL);
             plain.put_string(&body);
@@ -191,14 +196,23 @@ impl Manifest {
             let body = r.string("section of a manifest", limits::MANIFEST_PLAIN_MAX)?;
             match SECTIONS.iter().position(|known| *known == tag & !CRITICAL) {
                 Some(at) if sections[at].is_none() => sections[at] = Some(body),
-                Some(_) => return Err(FormatError::invalid(WHAT, format!("section {tag} stands there twice"))),
+                Some(_) => {
+                    return Err(FormatError::invalid(
+                        WHAT,
+                        format!("section {tag} stands there twice"),
+                    ));
+                }
                 None if tag & CRITICAL == 0 => {}
                 None => {
-                    return Err(FormatError::UnknownFeature { what: WHAT, feature: format!("section {}", tag & !CRITICAL) });
+                    return Err(FormatError::UnknownFeature {
+                        what: WHAT,
+                        feature: format!("section {}", tag & !CRITICAL),
+                    });
                 }
             }
         }
-        let [packs, streams, layout, maps] = sections.map(|s| s.map(|body| Reader::new(WHAT, body)));
+        let [packs, streams, layout, maps] =
+            sections.map(|s| s.map(|body| Reader::new(WHAT, body)));
         let missing = || FormatError::invalid(WHAT, "a section is missing");
         let manifest = Self {
             packs: decode_packs(packs.ok_or_else(missing)?)?,
@@ -213,7 +227,9 @@ impl Manifest {
     fn encode_packs(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.put_varint(self.packs.len() as u64);
-        self.packs.iter().for_each(|id| out.extend_from_slice(id.as_bytes()));
+        self.packs
+            .iter()
+            .for_each(|id| out.extend_from_slice(id.as_bytes()));
         out
     }
 
@@ -232,7 +248,11 @@ impl Manifest {
                     out.push(0);
                     recipe.encode(&mut out);
                 }
-                Body::Derived { transform, plain, corrections } => {
+                Body::Derived {
+                    transform,
+                    plain,
+                    corrections,
+                } => {
                     out.push(*transform as u8);
                     out.put_varint((*plain).into());
                     out.put_varint((*corrections).into());
@@ -292,15 +312,29 @@ impl Manifest {
 
     fn check(&self) -> Result<()> {
         let invalid = |detail: String| FormatError::invalid(WHAT, detail);
-        let stream = |n: StreamIndex| self.streams.get(n as usize).ok_or_else(|| invalid(format!("there is no stream {n}")));
+        let stream = |n: StreamIndex| {
+            self.streams
+                .get(n as usize)
+                .ok_or_else(|| invalid(format!("there is no stream {n}")))
+        };
         if self.streams.first().is_none_or(|s| s.role != Role::Layout) {
             return Err(invalid("stream 0 is not the layout's".to_owned()));
         }
         for s in &self.streams {
-            if let Body::Derived { plain, corrections, .. } = &s.body {
+            if let Body::Derived {
+                plain, corrections, ..
+            } = &s.body
+            {
                 for part in [*plain, *corrections] {
                     // A part is in chunks: so nothing is nested, and nothing goes round in circles.
-                    if !matches!(stream(part)?, Stream { role: Role::Part, body: Body::Recipe(_), .. }) {
+                    if !matches!(
+                        stream(part)?,
+                        Stream {
+                            role: Role::Part,
+                            body: Body::Recipe(_),
+                            ..
+                        }
+                    ) {
                         return Err(invalid(format!("stream {part} is not a part")));
                     }
                 }
@@ -312,11 +346,16 @@ impl Manifest {
         for piece in &self.layout.pieces {
             let body = match piece.stream {
                 Some(n) if stream(n)?.role == Role::Member => stream(n)?.len,
-                Some(n) => return Err(invalid(format!("stream {n} in the layout is not a member"))),
+                Some(n) => {
+                    return Err(invalid(format!("stream {n} in the layout is not a member")));
+                }
                 None => 0,
             };
             literals = literals.checked_add(piece.literal).ok_or_else(too_long)?;
-            len = len.checked_add(piece.literal).and_then(|l| l.checked_add(body)).ok_or_else(too_long)?;
+            len = len
+                .checked_add(piece.literal)
+                .and_then(|l| l.checked_add(body))
+                .ok_or_else(too_long)?;
         }
         if len != self.layout.len || literals != stream(0)?.len {
             return Err(invalid(format!(
@@ -336,7 +375,9 @@ impl Manifest {
 
 fn decode_packs(mut r: Reader<'_>) -> Result<Vec<PackId>> {
     let count = r.count("packs of a manifest", limits::MANIFEST_PACKS_MAX, ID_LEN)?;
-    let packs = (0..count).map(|_| Ok(PackId::from_bytes(r.array()?))).collect::<Result<_>>()?;
+    let packs = (0..count)
+        .map(|_| Ok(PackId::from_bytes(r.array()?)))
+        .collect::<Result<_>>()?;
     r.finish()?;
     Ok(packs)
 }
@@ -351,7 +392,12 @@ fn decode_streams(mut r: Reader<'_>) -> Result<Vec<Stream>> {
             1 => Role::Member,
             2 => Role::Part,
             3 => Role::Attachment,
-            n => return Err(FormatError::UnknownFeature { what: WHAT, feature: format!("stream role {n}") }),
+            n => {
+                return Err(FormatError::UnknownFeature {
+                    what: WHAT,
+                    feature: format!("stream role {n}"),
+                });
+            }
         };
         let len = r.varint()?;
         let page_size = r.varint32()?;
@@ -359,10 +405,27 @@ fn decode_streams(mut r: Reader<'_>) -> Result<Vec<Stream>> {
         let digest = Digest::from_bytes(r.array()?);
         let body = match r.u8()? {
             0 => Body::Recipe(Recipe::decode(&mut r, page_size)?),
-            1 => Body::Derived { transform: Transform::Gzip, plain: r.varint32()?, corrections: r.varint32()? },
-            n => return Err(FormatError::UnknownFeature { what: WHAT, feature: format!("stream body {n}") }),
+            1 => Body::Derived {
+                transform: Transform::Gzip,
+                plain: r.varint32()?,
+                corrections: r.varint32()?,
+            },
+            n => {
+                return Err(FormatError::UnknownFeature {
+                    what: WHAT,
+                    feature: format!("stream body {n}"),
+                });
+            }
         };
-        streams.push(Stream { name, role, len, page_size, phase, digest, body });
+        streams.push(Stream {
+            name,
+            role,
+            len,
+            page_size,
+            phase,
+            digest,
+            body,
+        });
     }
     r.finish()?;
     Ok(streams)
@@ -373,7 +436,12 @@ fn decode_layout(mut r: Reader<'_>) -> Result<Layout> {
     let digest = match r.u8()? {
         0 => None,
         1 => Some(Digest::from_bytes(r.array()?)),
-        n => return Err(FormatError::UnknownFeature { what: WHAT, feature: format!("archive digest {n}") }),
+        n => {
+            return Err(FormatError::UnknownFeature {
+                what: WHAT,
+                feature: format!("archive digest {n}"),
+            });
+        }
     };
     let count = r.count("pieces of a layout", limits::STREAMS_MAX * 2, 2)?;
     let mut pieces = Vec::with_capacity(count);
@@ -383,7 +451,11 @@ fn decode_layout(mut r: Reader<'_>) -> Result<Layout> {
         pieces.push(Piece { literal, stream });
     }
     r.finish()?;
-    Ok(Layout { pieces, len, digest })
+    Ok(Layout {
+        pieces,
+        len,
+        digest,
+    })
 }
 
 fn decode_maps(mut r: Reader<'_>) -> Result<Vec<PageMap>> {
@@ -392,15 +464,26 @@ fn decode_maps(mut r: Reader<'_>) -> Result<Vec<PageMap>> {
     for _ in 0..count {
         let of = match (r.u8()?, r.varint()?) {
             (0, pid) => MapOf::Process(
-                u32::try_from(pid).map_err(|_| FormatError::invalid(WHAT, format!("process {pid}")))?,
+                u32::try_from(pid)
+                    .map_err(|_| FormatError::invalid(WHAT, format!("process {pid}")))?,
             ),
             (1, id) => MapOf::SharedMemory(id),
-            (n, _) => return Err(FormatError::UnknownFeature { what: WHAT, feature: format!("page map {n}") }),
+            (n, _) => {
+                return Err(FormatError::UnknownFeature {
+                    what: WHAT,
+                    feature: format!("page map {n}"),
+                });
+            }
         };
         let stale = match r.u8()? {
             0 => false,
             1 => true,
-            n => return Err(FormatError::UnknownFeature { what: WHAT, feature: format!("page map state {n}") }),
+            n => {
+                return Err(FormatError::UnknownFeature {
+                    what: WHAT,
+                    feature: format!("page map state {n}"),
+                });
+            }
         };
         let stream = r.varint32()?.checked_sub(1);
         let page_size = r.varint32()?;
@@ -410,12 +493,26 @@ fn decode_maps(mut r: Reader<'_>) -> Result<Vec<PageMap>> {
         for _ in 0..run_count {
             let page_number = expected.wrapping_add(r.zigzag()?.cast_unsigned());
             let value = r.varint()?;
-            let place = if value & 1 == 0 { RunPlace::Image } else { RunPlace::Parent };
-            let run = AddressRun { page_number, pages: value >> 1, place };
+            let place = if value & 1 == 0 {
+                RunPlace::Image
+            } else {
+                RunPlace::Parent
+            };
+            let run = AddressRun {
+                page_number,
+                pages: value >> 1,
+                place,
+            };
             expected = run.page_number.wrapping_add(run.pages);
             runs.push(run);
         }
-        maps.push(PageMap { of, stale, stream, page_size, runs });
+        maps.push(PageMap {
+            of,
+            stale,
+            stream,
+            page_size,
+            runs,
+        });
     }
     r.finish()?;
     Ok(maps)
@@ -430,14 +527,33 @@ mod tests {
     fn stream(name: &[u8], role: Role, len: u64, page_size: u32) -> Stream {
         let mut recipe = RecipeWriter::new(page_size);
         if len > 0 {
-            let frame = FrameRef { pack: 0, offset: 32, stored_len: 500, first_chunk: 0, chunks: 16 };
-            recipe.push(Slice::Frame(FrameSlice { frame, skip: 0, take: 1, len: len.min(4096) }));
+            let frame = FrameRef {
+                pack: 0,
+                offset: 32,
+                stored_len: 500,
+                first_chunk: 0,
+                chunks: 16,
+            };
+            recipe.push(Slice::Frame(FrameSlice {
+                frame,
+                skip: 0,
+                take: 1,
+                len: len.min(4096),
+            }));
             if len > 4096 {
                 recipe.push(Slice::Zero { len: len - 4096 });
             }
         }
         let body = Body::Recipe(recipe.finish());
-        Stream { name: name.to_vec(), role, len, page_size, phase: 0, digest: Digest::of(name), body }
+        Stream {
+            name: name.to_vec(),
+            role,
+            len,
+            page_size,
+            phase: 0,
+            digest: Digest::of(name),
+            body,
+        }
     }
 
     pub(super) fn sample() -> Manifest {
@@ -454,25 +570,66 @@ mod tests {
             page_size: 0,
             phase: 0,
             digest: Digest::of(b"gzip"),
-            body: Body::Derived { transform: Transform::Gzip, plain: 2, corrections: 3 },
+            body: Body::Derived {
+                transform: Transform::Gzip,
+                plain: 2,
+                corrections: 3,
+            },
         });
         let pieces = vec![
-            Piece { literal: 512, stream: Some(1) },
-            Piece { literal: 512, stream: Some(4) },
-            Piece { literal: 512, stream: None },
+            Piece {
+                literal: 512,
+                stream: Some(1),
+            },
+            Piece {
+                literal: 512,
+                stream: Some(4),
+            },
+            Piece {
+                literal: 512,
+                stream: None,
+            },
         ];
         let runs = vec![
-            AddressRun { page_number: 0x400, pages: 1, place: RunPlace::Image },
-            AddressRun { page_number: 0x7fff_0000_0000, pages: 9, place: RunPlace::Parent },
-            AddressRun { page_number: 0x401, pages: 1, place: RunPlace::Image },
+            AddressRun {
+                page_number: 0x400,
+                pages: 1,
+                place: RunPlace::Image,
+            },
+            AddressRun {
+                page_number: 0x7fff_0000_0000,
+                pages: 9,
+                place: RunPlace::Parent,
+            },
+            AddressRun {
+                page_number: 0x401,
+                pages: 1,
+                place: RunPlace::Image,
+            },
         ];
         Manifest {
             packs: vec![PackId::from_bytes([3; 16])],
             streams,
-            layout: Layout { pieces, len: 1536 + 8192 + 100, digest: Some(Digest::of(b"archive")) },
+            layout: Layout {
+                pieces,
+                len: 1536 + 8192 + 100,
+                digest: Some(Digest::of(b"archive")),
+            },
             maps: vec![
-                PageMap { of: MapOf::Process(7), stale: false, stream: Some(1), page_size: 4096, runs: runs.clone() },
-                PageMap { of: MapOf::SharedMemory(1 << 40), stale: true, stream: None, page_size: 65536, runs },
+                PageMap {
+                    of: MapOf::Process(7),
+                    stale: false,
+                    stream: Some(1),
+                    page_size: 4096,
+                    runs: runs.clone(),
+                },
+                PageMap {
+                    of: MapOf::SharedMemory(1 << 40),
+                    stale: true,
+                    stream: None,
+                    page_size: 65536,
+                    runs,
+                },
             ],
         }
     }
@@ -484,9 +641,12 @@ mod tests {
 
     #[test]
     fn numbers_that_lead_nowhere_and_lengths_that_do_not_add_up_are_refused() {
-        let bad: [(&str, fn(&mut Manifest)); 6] = [
+        type Change = fn(&mut Manifest);
+        let bad: [(&str, Change); 6] = [
             ("no such stream", |m| m.layout.pieces[0].stream = Some(99)),
-            ("the layout in the layout", |m| m.layout.pieces[0].stream = Some(0)),
+            ("the layout in the layout", |m| {
+                m.layout.pieces[0].stream = Some(0)
+            }),
             ("a longer archive", |m| m.layout.len += 1),
             ("fewer literals", |m| m.layout.pieces[2].literal -= 1),
             ("a member as a part", |m| m.streams[2].role = Role::Member),

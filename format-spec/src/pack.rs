@@ -35,21 +35,38 @@ pub fn check_pack_header(id: PackId, bytes: &[u8]) -> Result<()> {
     const WHAT: &str = "pack header";
     let mut r = Reader::new(WHAT, bytes);
     if r.array::<8>()? != PACK_MAGIC {
-        return Err(FormatError::invalid(WHAT, "it does not begin with CRYOPACK"));
+        return Err(FormatError::invalid(
+            WHAT,
+            "it does not begin with CRYOPACK",
+        ));
     }
     let version = r.u8()?;
     if version == 0 || version > VERSION {
-        return Err(FormatError::UnsupportedVersion { what: WHAT, got: version.into(), known: VERSION.into() });
+        return Err(FormatError::UnsupportedVersion {
+            what: WHAT,
+            got: version.into(),
+            known: VERSION.into(),
+        });
     }
     let cipher = r.u8()?;
     if cipher != 0 {
-        return Err(FormatError::UnknownFeature { what: WHAT, feature: format!("cipher {cipher}") });
+        return Err(FormatError::UnknownFeature {
+            what: WHAT,
+            feature: format!("cipher {cipher}"),
+        });
     }
     if r.u16()? != 0 || r.u32()? != 0 {
         return Err(FormatError::invalid(WHAT, "reserved bytes are not zero"));
     }
     let found = PackId::from_bytes(r.array()?);
-    if found == id { Ok(()) } else { Err(FormatError::invalid(WHAT, format!("it is the pack {found}"))) }
+    if found == id {
+        Ok(())
+    } else {
+        Err(FormatError::invalid(
+            WHAT,
+            format!("it is the pack {found}"),
+        ))
+    }
 }
 
 /// How the chunks of a frame are represented. The number is stored.
@@ -65,7 +82,10 @@ impl FrameKind {
     fn from_number(number: u8) -> Result<Self> {
         match number {
             0 => Ok(Self::Plain),
-            n => Err(FormatError::UnknownFeature { what: "frame", feature: format!("frame kind {n}") }),
+            n => Err(FormatError::UnknownFeature {
+                what: "frame",
+                feature: format!("frame kind {n}"),
+            }),
         }
     }
 }
@@ -137,8 +157,12 @@ impl FrameHeader {
             0 => plain_len >= chunks * 4,
             len => chunks * u64::from(len) == plain_len,
         };
-        if !lengths_fit || (header.codec == Codec::Stored && header.payload_len != header.plain_len) {
-            return Err(FormatError::invalid(WHAT, "its lengths contradict each other"));
+        if !lengths_fit || (header.codec == Codec::Stored && header.payload_len != header.plain_len)
+        {
+            return Err(FormatError::invalid(
+                WHAT,
+                "its lengths contradict each other",
+            ));
         }
         let payload = r.bytes(header.payload_len as usize)?;
         r.finish()?;
@@ -149,10 +173,16 @@ impl FrameHeader {
     pub fn chunk_ranges(&self, plain: &[u8]) -> Result<ChunkRanges> {
         const WHAT: &str = "frame content";
         if plain.len() != self.plain_len as usize {
-            return Err(FormatError::invalid(WHAT, format!("{} bytes instead of {}", plain.len(), self.plain_len)));
+            return Err(FormatError::invalid(
+                WHAT,
+                format!("{} bytes instead of {}", plain.len(), self.plain_len),
+            ));
         }
         if self.uniform_len != 0 {
-            return Ok(ChunkRanges::Uniform { len: self.uniform_len, count: self.chunks });
+            return Ok(ChunkRanges::Uniform {
+                len: self.uniform_len,
+                count: self.chunks,
+            });
         }
         let mut r = Reader::new(WHAT, plain);
         let mut end = u32::from(self.chunks) * 4;
@@ -163,11 +193,16 @@ impl FrameHeader {
             end = end
                 .checked_add(len)
                 .filter(|end| len > 0 && *end <= self.plain_len)
-                .ok_or_else(|| FormatError::invalid(WHAT, "the table of lengths leads beyond the end"))?;
+                .ok_or_else(|| {
+                    FormatError::invalid(WHAT, "the table of lengths leads beyond the end")
+                })?;
             ends.push(end);
         }
         if end != self.plain_len {
-            return Err(FormatError::invalid(WHAT, "the table of lengths ends before the content does"));
+            return Err(FormatError::invalid(
+                WHAT,
+                "the table of lengths ends before the content does",
+            ));
         }
         Ok(ChunkRanges::Table { ends })
     }
@@ -203,7 +238,9 @@ impl ChunkRanges {
     /// Bytes of the chunks `first` to `first + count - 1` within the content.
     #[must_use]
     pub fn range(&self, first: usize, count: usize) -> Option<std::ops::Range<usize>> {
-        let end = first.checked_add(count).filter(|end| *end <= self.count())?;
+        let end = first
+            .checked_add(count)
+            .filter(|end| *end <= self.count())?;
         Some(match self {
             Self::Uniform { len, .. } => first * *len as usize..end * *len as usize,
             Self::Table { ends } => *ends.get(first)? as usize..*ends.get(end)? as usize,
@@ -249,9 +286,15 @@ impl Directory {
     /// Takes in the next frame.
     pub fn push(&mut self, header: &FrameHeader, ids: &[ChunkId]) -> Result<()> {
         let (offset, first_chunk) = self.end();
-        let too_large = |got: u64| FormatError::TooLarge { what: "pack", limit: limits::PACK_MAX, got };
+        let too_large = |got: u64| FormatError::TooLarge {
+            what: "pack",
+            limit: limits::PACK_MAX,
+            got,
+        };
         let stored_len = u64::from(header.payload_len) + FRAME_HEADER_LEN as u64;
-        if offset + stored_len > limits::PACK_MAX || first_chunk + u64::from(header.chunks) > u64::from(limits::PACK_CHUNKS_MAX) {
+        if offset + stored_len > limits::PACK_MAX
+            || first_chunk + u64::from(header.chunks) > u64::from(limits::PACK_CHUNKS_MAX)
+        {
             return Err(too_large(offset + stored_len));
         }
         self.frames.push(FrameEntry {
@@ -267,12 +310,14 @@ impl Directory {
 
     /// Where the next frame begins, and the number of its first chunk.
     fn end(&self) -> (u64, u64) {
-        self.frames.last().map_or((PACK_HEADER_LEN as u64, 0), |last| {
-            (
-                u64::from(last.offset) + u64::from(last.stored_len),
-                u64::from(last.first_chunk) + u64::from(last.chunks),
-            )
-        })
+        self.frames
+            .last()
+            .map_or((PACK_HEADER_LEN as u64, 0), |last| {
+                (
+                    u64::from(last.offset) + u64::from(last.stored_len),
+                    u64::from(last.first_chunk) + u64::from(last.chunks),
+                )
+            })
     }
 
     /// Number of chunks in all frames.
@@ -334,13 +379,18 @@ impl Directory {
     /// Bytes that directory and trailer take at the end of the pack, as the trailer of `TRAILER_LEN` bytes says.
     pub fn tail_len(trailer: &[u8]) -> Result<u64> {
         let trailer = Trailer::decode(trailer)?;
-        Ok(u64::from(trailer.table_stored) + u64::from(trailer.ids) * ID_LEN as u64 + TRAILER_LEN as u64)
+        Ok(u64::from(trailer.table_stored)
+            + u64::from(trailer.ids) * ID_LEN as u64
+            + TRAILER_LEN as u64)
     }
 
     /// Reads the last bytes of the pack `id`, which is `pack_len` bytes long; `tail` must hold all that [`Self::tail_len`] says.
     pub fn decode(id: PackId, tail: &[u8], pack_len: u64) -> Result<Self> {
         let view = DirectoryView::decode(id, tail, pack_len)?;
-        Ok(Self { ids: split_ids(&tail[view.ids]), frames: view.frames })
+        Ok(Self {
+            ids: split_ids(&tail[view.ids]),
+            frames: view.frames,
+        })
     }
 }
 
@@ -363,30 +413,53 @@ impl DirectoryView {
             .len()
             .checked_sub(TRAILER_LEN)
             .and_then(|at| tail.split_at_checked(at))
-            .ok_or(FormatError::Truncated { what: WHAT, need, have })?;
+            .ok_or(FormatError::Truncated {
+                what: WHAT,
+                need,
+                have,
+            })?;
         let trailer = Trailer::decode(trailer_bytes)?;
         let directory_len = trailer.table_stored as usize + trailer.ids as usize * ID_LEN;
         let start = rest
             .len()
             .checked_sub(directory_len)
-            .ok_or(FormatError::Truncated { what: WHAT, need: directory_len as u64, have })?;
+            .ok_or(FormatError::Truncated {
+                what: WHAT,
+                need: directory_len as u64,
+                have,
+            })?;
         let directory = &rest[start..];
-        if directory_digest(id, directory, &trailer_bytes[..TRAILER_LEN - DIGEST_LEN]) != trailer.digest {
+        if directory_digest(id, directory, &trailer_bytes[..TRAILER_LEN - DIGEST_LEN])
+            != trailer.digest
+        {
             return Err(FormatError::Digest { what: WHAT });
         }
         if u64::from(trailer.frames_end) + directory_len as u64 + need != pack_len {
-            return Err(FormatError::invalid(WHAT, format!("the pack has {pack_len} bytes, another number than it says")));
+            return Err(FormatError::invalid(
+                WHAT,
+                format!("the pack has {pack_len} bytes, another number than it says"),
+            ));
         }
         let (table, _) = directory.split_at(trailer.table_stored as usize);
         let frames = trailer.frames(table)?;
-        let frames_end = frames
-            .last()
-            .map_or(PACK_HEADER_LEN as u64, |last| u64::from(last.offset) + u64::from(last.stored_len));
-        let plain: u64 = frames.iter().filter(|f| f.kind == FrameKind::Plain).map(|f| u64::from(f.chunks)).sum();
+        let frames_end = frames.last().map_or(PACK_HEADER_LEN as u64, |last| {
+            u64::from(last.offset) + u64::from(last.stored_len)
+        });
+        let plain: u64 = frames
+            .iter()
+            .filter(|f| f.kind == FrameKind::Plain)
+            .map(|f| u64::from(f.chunks))
+            .sum();
         if frames_end != u64::from(trailer.frames_end) || plain != u64::from(trailer.ids) {
-            return Err(FormatError::invalid(WHAT, "its frame table and its numbers contradict each other"));
+            return Err(FormatError::invalid(
+                WHAT,
+                "its frame table and its numbers contradict each other",
+            ));
         }
-        Ok(Self { frames, ids: start + trailer.table_stored as usize..rest.len() })
+        Ok(Self {
+            frames,
+            ids: start + trailer.table_stored as usize..rest.len(),
+        })
     }
 
     /// The frame that holds chunk `number`.
@@ -397,8 +470,12 @@ impl DirectoryView {
 }
 
 fn frame_of(frames: &[FrameEntry], number: u32) -> Option<&FrameEntry> {
-    let at = frames.partition_point(|frame| frame.first_chunk <= number).checked_sub(1)?;
-    frames.get(at).filter(|frame| number - frame.first_chunk < u32::from(frame.chunks))
+    let at = frames
+        .partition_point(|frame| frame.first_chunk <= number)
+        .checked_sub(1)?;
+    frames
+        .get(at)
+        .filter(|frame| number - frame.first_chunk < u32::from(frame.chunks))
 }
 
 /// The ids of a column; bytes that are no whole id are left out.
@@ -414,7 +491,10 @@ pub(crate) fn split_ids(column: &[u8]) -> Vec<ChunkId> {
 
 fn directory_digest(id: PackId, directory: &[u8], trailer: &[u8]) -> Digest {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&encode_pack_header(id)).update(directory).update(trailer);
+    hasher
+        .update(&encode_pack_header(id))
+        .update(directory)
+        .update(trailer);
     Digest::from_bytes(*hasher.finalize().as_bytes())
 }
 
@@ -432,7 +512,10 @@ impl Trailer {
         const WHAT: &str = "pack trailer";
         let mut r = Reader::new(WHAT, bytes);
         if r.array::<8>()? != TRAILER_MAGIC {
-            return Err(FormatError::invalid(WHAT, "it does not begin with CRYODIR1"));
+            return Err(FormatError::invalid(
+                WHAT,
+                "it does not begin with CRYODIR1",
+            ));
         }
         let out = Self {
             frames: r.u32()?,
@@ -454,10 +537,18 @@ impl Trailer {
             ("chunks of a pack", out.ids, limits::PACK_CHUNKS_MAX),
             // Eight bytes are the most that one entry takes.
             ("frame table", out.table_plain, limits::PACK_FRAMES_MAX * 8),
-            ("stored frame table", out.table_stored, limits::PACK_FRAMES_MAX * 9),
+            (
+                "stored frame table",
+                out.table_stored,
+                limits::PACK_FRAMES_MAX * 9,
+            ),
         ] {
             if got > limit {
-                return Err(FormatError::TooLarge { what, limit: limit.into(), got: got.into() });
+                return Err(FormatError::TooLarge {
+                    what,
+                    limit: limit.into(),
+                    got: got.into(),
+                });
             }
         }
         Ok(out)
@@ -470,9 +561,16 @@ impl Trailer {
         let mut r = Reader::new(WHAT, &table);
         // Three bytes are the least that one entry takes.
         if (self.frames as usize).saturating_mul(3) > table.len() {
-            return Err(FormatError::Truncated { what: WHAT, need: u64::from(self.frames) * 3, have: table.len() as u64 });
+            return Err(FormatError::Truncated {
+                what: WHAT,
+                need: u64::from(self.frames) * 3,
+                have: table.len() as u64,
+            });
         }
-        let mut out = Directory { frames: Vec::with_capacity(self.frames as usize), ids: Vec::new() };
+        let mut out = Directory {
+            frames: Vec::with_capacity(self.frames as usize),
+            ids: Vec::new(),
+        };
         for _ in 0..self.frames {
             let kind = FrameKind::from_number(r.u8()?)?;
             let stored_len = r.varint32()?;
@@ -481,7 +579,9 @@ impl Trailer {
             let payload_len = stored_len
                 .checked_sub(header_len)
                 .filter(|_| stored_len <= limits::FRAME_STORED_MAX)
-                .ok_or_else(|| FormatError::invalid(WHAT, format!("a frame of {stored_len} bytes")))?;
+                .ok_or_else(|| {
+                    FormatError::invalid(WHAT, format!("a frame of {stored_len} bytes"))
+                })?;
             let chunks = u16::try_from(chunks)
                 .ok()
                 .filter(|chunks| (1..=limits::FRAME_CHUNKS_MAX).contains(chunks))
@@ -519,7 +619,9 @@ mod tests {
                 uniform_len: 4096,
                 digest: Digest::default(),
             };
-            let ids: Vec<_> = (0..header.chunks).map(|c| ChunkId::from_bytes([(n % 256) as u8 ^ c as u8; 16])).collect();
+            let ids: Vec<_> = (0..header.chunks)
+                .map(|c| ChunkId::from_bytes([(n % 256) as u8 ^ c as u8; 16]))
+                .collect();
             out.push(&header, &ids).unwrap();
         }
         out
@@ -536,10 +638,19 @@ mod tests {
             let directory = directory(frames);
             let tail = directory.encode(ID).unwrap();
             let pack_len = frames_end(&directory) + tail.len() as u64;
-            assert_eq!(Directory::tail_len(&tail[tail.len() - TRAILER_LEN..]), Ok(tail.len() as u64));
+            assert_eq!(
+                Directory::tail_len(&tail[tail.len() - TRAILER_LEN..]),
+                Ok(tail.len() as u64)
+            );
             assert_eq!(Directory::decode(ID, &tail, pack_len).unwrap(), directory);
-            assert!(Directory::decode(PackId::default(), &tail, pack_len).is_err(), "of another pack");
-            assert!(Directory::decode(ID, &tail, pack_len + 1).is_err(), "of a longer pack");
+            assert!(
+                Directory::decode(PackId::default(), &tail, pack_len).is_err(),
+                "of another pack"
+            );
+            assert!(
+                Directory::decode(ID, &tail, pack_len + 1).is_err(),
+                "of a longer pack"
+            );
         }
     }
 
@@ -549,11 +660,17 @@ mod tests {
         let tail = directory.encode(ID).unwrap();
         let pack_len = frames_end(&directory) + tail.len() as u64;
         for at in 0..tail.len() {
-            assert!(Directory::decode(ID, &tail[..at], pack_len).is_err(), "cut at {at}");
+            assert!(
+                Directory::decode(ID, &tail[..at], pack_len).is_err(),
+                "cut at {at}"
+            );
             for bit in 0..8 {
                 let mut bad = tail.clone();
                 bad[at] ^= 1 << bit;
-                assert!(Directory::decode(ID, &bad, pack_len).is_err(), "bit {bit} of byte {at}");
+                assert!(
+                    Directory::decode(ID, &bad, pack_len).is_err(),
+                    "bit {bit} of byte {at}"
+                );
             }
         }
     }
@@ -563,7 +680,9 @@ mod tests {
         let directory = directory(20);
         for number in 0..u32::try_from(directory.chunk_count()).unwrap() {
             let frame = directory.frame_of(number).unwrap();
-            assert!((frame.first_chunk..frame.first_chunk + u32::from(frame.chunks)).contains(&number));
+            assert!(
+                (frame.first_chunk..frame.first_chunk + u32::from(frame.chunks)).contains(&number)
+            );
         }
         assert_eq!(directory.frame_of(directory.chunk_count() as u32), None);
     }
@@ -586,7 +705,10 @@ mod tests {
             out
         };
         let ranges = header.chunk_ranges(&content(2, 3)).unwrap();
-        assert_eq!((ranges.range(0, 1), ranges.range(1, 1), ranges.range(0, 2)), (Some(8..10), Some(10..13), Some(8..13)));
+        assert_eq!(
+            (ranges.range(0, 1), ranges.range(1, 1), ranges.range(0, 2)),
+            (Some(8..10), Some(10..13), Some(8..13))
+        );
         assert_eq!(ranges.range(1, 2), None);
         for (a, b) in [(2, 2), (3, 3), (0, 5), (u32::MAX, 6)] {
             assert!(header.chunk_ranges(&content(a, b)).is_err(), "{a} {b}");

@@ -105,12 +105,14 @@ struct Cursor {
 impl Cursor {
     /// Where the pack's next frame would begin, and the number of its first chunk.
     fn expected(&self, pack: u32) -> (i64, i64) {
-        self.frames.get(&pack).map_or((crate::pack::PACK_HEADER_LEN as i64, 0), |last| {
-            (
-                i64::from(last.offset) + i64::from(last.stored_len),
-                i64::from(last.first_chunk) + i64::from(last.chunks),
-            )
-        })
+        self.frames
+            .get(&pack)
+            .map_or((crate::pack::PACK_HEADER_LEN as i64, 0), |last| {
+                (
+                    i64::from(last.offset) + i64::from(last.stored_len),
+                    i64::from(last.first_chunk) + i64::from(last.chunks),
+                )
+            })
     }
     fn step(&mut self, frame: FrameRef) {
         self.pack = frame.pack;
@@ -122,7 +124,14 @@ impl RecipeWriter {
     /// An empty recipe. `unit` is the length of the chunks if they have one length (a page), else 0.
     #[must_use]
     pub fn new(unit: u32) -> Self {
-        Self { recipe: Recipe { unit, ..Recipe::default() }, last: None, cursor: Cursor::default() }
+        Self {
+            recipe: Recipe {
+                unit,
+                ..Recipe::default()
+            },
+            last: None,
+            cursor: Cursor::default(),
+        }
     }
 
     /// Appends one slice.
@@ -165,10 +174,20 @@ impl RecipeWriter {
         };
         let frame = slice.frame;
         let (offset, first) = self.cursor.expected(frame.pack);
-        let pack_code = if frame.pack == self.cursor.pack { 0 } else { u64::from(frame.pack) + 1 };
+        let pack_code = if frame.pack == self.cursor.pack {
+            0
+        } else {
+            u64::from(frame.pack) + 1
+        };
         let same = self.cursor.frames.get(&frame.pack) == Some(&frame);
         let next = (offset, first) == (i64::from(frame.offset), i64::from(frame.first_chunk));
-        let kind = if same { SAME_FRAME } else if next { NEXT_FRAME } else { OTHER_FRAME };
+        let kind = if same {
+            SAME_FRAME
+        } else if next {
+            NEXT_FRAME
+        } else {
+            OTHER_FRAME
+        };
         columns[STEPS].put_varint(kind | pack_code << 2);
         if kind == OTHER_FRAME {
             columns[OFFSETS].put_zigzag(i64::from(frame.offset) - offset);
@@ -223,9 +242,15 @@ impl Recipe {
         let slices = r.count("slices of a recipe", limits::MANIFEST_PLAIN_MAX, 1)? as u64;
         let mut columns: [Vec<u8>; COLUMNS] = Default::default();
         for column in &mut columns {
-            *column = r.string("column of a recipe", limits::MANIFEST_PLAIN_MAX)?.to_vec();
+            *column = r
+                .string("column of a recipe", limits::MANIFEST_PLAIN_MAX)?
+                .to_vec();
         }
-        Ok(Self { unit, slices, columns })
+        Ok(Self {
+            unit,
+            slices,
+            columns,
+        })
     }
 }
 
@@ -250,9 +275,10 @@ impl Iterator for Slices<'_> {
         let slice = self.step();
         let over = self.left == 0 && self.columns.iter().any(|column| column.left() > 0);
         match slice {
-            Ok(_) if over => {
-                Some(Err(FormatError::invalid("recipe", "its columns are longer than its number of slices")))
-            }
+            Ok(_) if over => Some(Err(FormatError::invalid(
+                "recipe",
+                "its columns are longer than its number of slices",
+            ))),
             Ok(slice) => Some(Ok(slice)),
             Err(e) => {
                 self.left = 0;
@@ -271,31 +297,48 @@ impl Slices<'_> {
         if kind == ZERO {
             let len = self.columns[LENGTHS].varint()?;
             if pack_code != 0 || len == 0 {
-                return Err(invalid("a zero slice of no length, or with a pack".to_owned()));
+                return Err(invalid(
+                    "a zero slice of no length, or with a pack".to_owned(),
+                ));
             }
             return Ok(Slice::Zero { len });
         }
         let pack = match pack_code {
             0 => self.cursor.pack,
-            code => u32::try_from(code - 1).map_err(|_| invalid(format!("pack number {}", code - 1)))?,
+            code => {
+                u32::try_from(code - 1).map_err(|_| invalid(format!("pack number {}", code - 1)))?
+            }
         };
         if u64::from(pack) >= self.packs {
             return Err(invalid(format!("pack number {pack} of {}", self.packs)));
         }
         let frame = if kind == SAME_FRAME {
-            *self.cursor.frames.get(&pack).ok_or_else(|| invalid("the same frame, but there was none".to_owned()))?
+            *self
+                .cursor
+                .frames
+                .get(&pack)
+                .ok_or_else(|| invalid("the same frame, but there was none".to_owned()))?
         } else {
             self.new_frame(kind, pack)?
         };
         let small = |value: u64| {
-            u16::try_from(value).ok().filter(|v| *v <= frame.chunks).ok_or_else(|| {
-                FormatError::invalid(WHAT, format!("chunk {value} of a frame with {}", frame.chunks))
-            })
+            u16::try_from(value)
+                .ok()
+                .filter(|v| *v <= frame.chunks)
+                .ok_or_else(|| {
+                    FormatError::invalid(
+                        WHAT,
+                        format!("chunk {value} of a frame with {}", frame.chunks),
+                    )
+                })
         };
         let skip = small(self.columns[SKIPS].varint()?)?;
         let take = small(self.columns[TAKES].varint()?)?;
         if take == 0 || u32::from(skip) + u32::from(take) > u32::from(frame.chunks) {
-            return Err(invalid(format!("{take} chunks after {skip} of a frame with {}", frame.chunks)));
+            return Err(invalid(format!(
+                "{take} chunks after {skip} of a frame with {}",
+                frame.chunks
+            )));
         }
         let len = match self.columns[LENGTHS].varint()? {
             0 => u64::from(self.unit) * u64::from(take),
@@ -305,7 +348,12 @@ impl Slices<'_> {
             return Err(invalid(format!("a slice of {len} bytes")));
         }
         self.cursor.step(frame);
-        Ok(Slice::Frame(FrameSlice { frame, skip, take, len }))
+        Ok(Slice::Frame(FrameSlice {
+            frame,
+            skip,
+            take,
+            len,
+        }))
     }
 
     fn new_frame(&mut self, kind: u64, pack: u32) -> Result<FrameRef> {
@@ -319,8 +367,13 @@ impl Slices<'_> {
         let chunks = self.columns[CHUNKS].varint32()?;
         let end = offset.saturating_add(i64::from(stored_len));
         let end_fits = u64::try_from(end).is_ok_and(|end| end <= limits::PACK_MAX);
-        if !end_fits || (stored_len as usize) < FRAME_HEADER_LEN || stored_len > limits::FRAME_STORED_MAX {
-            return Err(invalid(format!("a frame of {stored_len} bytes at {offset}")));
+        if !end_fits
+            || (stored_len as usize) < FRAME_HEADER_LEN
+            || stored_len > limits::FRAME_STORED_MAX
+        {
+            return Err(invalid(format!(
+                "a frame of {stored_len} bytes at {offset}"
+            )));
         }
         Ok(FrameRef {
             pack,
@@ -344,10 +397,21 @@ mod tests {
     use proptest::prelude::*;
 
     fn frame(pack: u32, n: u32) -> FrameRef {
-        FrameRef { pack, offset: 32 + n * 1000, stored_len: 1000, first_chunk: n * 16, chunks: 16 }
+        FrameRef {
+            pack,
+            offset: 32 + n * 1000,
+            stored_len: 1000,
+            first_chunk: n * 16,
+            chunks: 16,
+        }
     }
     fn slice(pack: u32, n: u32, skip: u16, take: u16) -> Slice {
-        Slice::Frame(FrameSlice { frame: frame(pack, n), skip, take, len: u64::from(take) * 4096 })
+        Slice::Frame(FrameSlice {
+            frame: frame(pack, n),
+            skip,
+            take,
+            len: u64::from(take) * 4096,
+        })
     }
     fn write(slices: &[Slice]) -> Recipe {
         let mut writer = RecipeWriter::new(4096);
@@ -373,7 +437,14 @@ mod tests {
             Slice::Zero { len: 8192 },
             slice(0, 0, 6, 1),
         ]);
-        assert_eq!(read(&recipe).unwrap(), [slice(0, 0, 0, 5), Slice::Zero { len: 12288 }, slice(0, 0, 6, 1)]);
+        assert_eq!(
+            read(&recipe).unwrap(),
+            [
+                slice(0, 0, 0, 5),
+                Slice::Zero { len: 12288 },
+                slice(0, 0, 6, 1)
+            ]
+        );
     }
 
     #[test]
@@ -384,19 +455,36 @@ mod tests {
 
     #[test]
     fn a_slice_outside_of_its_frame_or_of_the_table_of_packs_is_refused() {
-        assert!(read(&write(&[slice(1000, 0, 0, 1)])).is_err(), "pack 1000 of 1000");
-        assert!(read(&write(&[slice(0, 0, 10, 7)])).is_err(), "17 of 16 chunks");
+        assert!(
+            read(&write(&[slice(1000, 0, 0, 1)])).is_err(),
+            "pack 1000 of 1000"
+        );
+        assert!(
+            read(&write(&[slice(0, 0, 10, 7)])).is_err(),
+            "17 of 16 chunks"
+        );
         assert!(read(&write(&[slice(0, 0, 0, 0)])).is_err(), "nothing");
     }
 
     fn any_slice() -> impl Strategy<Value = Slice> {
         prop_oneof![
             (1_u64..1 << 40).prop_map(|len| Slice::Zero { len }),
-            (0_u32..4, 0_u32..30, 0_u16..16, 1_u16..16, 0_u64..100).prop_map(|(pack, n, skip, take, odd)| {
-                let take = take.min(16 - skip);
-                let len = if odd < 90 { u64::from(take) * 4096 } else { odd };
-                Slice::Frame(FrameSlice { frame: frame(pack, n), skip, take, len })
-            }),
+            (0_u32..4, 0_u32..30, 0_u16..16, 1_u16..16, 0_u64..100).prop_map(
+                |(pack, n, skip, take, odd)| {
+                    let take = take.min(16 - skip);
+                    let len = if odd < 90 {
+                        u64::from(take) * 4096
+                    } else {
+                        odd
+                    };
+                    Slice::Frame(FrameSlice {
+                        frame: frame(pack, n),
+                        skip,
+                        take,
+                        len,
+                    })
+                }
+            ),
         ]
     }
 

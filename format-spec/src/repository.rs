@@ -68,7 +68,12 @@ pub struct Chunking {
 
 impl Default for Chunking {
     fn default() -> Self {
-        Self { cutter: CUTTER_FASTCDC_2020_N1.to_owned(), min: 4 << 10, average: 16 << 10, max: 64 << 10 }
+        Self {
+            cutter: CUTTER_FASTCDC_2020_N1.to_owned(),
+            min: 4 << 10,
+            average: 16 << 10,
+            max: 64 << 10,
+        }
     }
 }
 
@@ -124,15 +129,26 @@ impl RepositoryRecord {
         }
         const WHAT: &str = "repository.json";
         if bytes.len() as u64 > limits::RECORD_MAX {
-            return Err(FormatError::TooLarge { what: WHAT, limit: limits::RECORD_MAX, got: bytes.len() as u64 });
+            return Err(FormatError::TooLarge {
+                what: WHAT,
+                limit: limits::RECORD_MAX,
+                got: bytes.len() as u64,
+            });
         }
         let bad = |e: serde_json::Error| FormatError::invalid(WHAT, e.to_string());
         let head: Head = serde_json::from_slice(bytes).map_err(bad)?;
         if head.format != FORMAT {
-            return Err(FormatError::invalid(WHAT, format!("its format is `{}`", head.format.escape_default())));
+            return Err(FormatError::invalid(
+                WHAT,
+                format!("its format is `{}`", head.format.escape_default()),
+            ));
         }
         if head.version == 0 || head.version > VERSION {
-            return Err(FormatError::UnsupportedVersion { what: WHAT, got: head.version, known: VERSION });
+            return Err(FormatError::UnsupportedVersion {
+                what: WHAT,
+                got: head.version,
+                known: VERSION,
+            });
         }
         let record: Self = serde_json::from_slice(bytes).map_err(bad)?;
         record.check_chunking()?;
@@ -142,16 +158,31 @@ impl RepositoryRecord {
 
     fn check_chunking(&self) -> Result<()> {
         const WHAT: &str = "chunking";
-        let Chunking { cutter, min, average, max } = &self.chunking;
+        let Chunking {
+            cutter,
+            min,
+            average,
+            max,
+        } = &self.chunking;
         if cutter != CUTTER_FASTCDC_2020_N1 {
-            return Err(FormatError::UnknownFeature { what: WHAT, feature: cutter.clone() });
+            return Err(FormatError::UnknownFeature {
+                what: WHAT,
+                feature: cutter.clone(),
+            });
         }
         let sizes_fit = (64..=1 << 20).contains(min)
             && (256..=4 << 20).contains(average)
             && min <= average
             && average <= max
             && (1024..=limits::FRAME_PLAIN_MAX / 2).contains(max);
-        if sizes_fit { Ok(()) } else { Err(FormatError::invalid(WHAT, format!("sizes {min}, {average}, {max}"))) }
+        if sizes_fit {
+            Ok(())
+        } else {
+            Err(FormatError::invalid(
+                WHAT,
+                format!("sizes {min}, {average}, {max}"),
+            ))
+        }
     }
 
     /// The key of the ids.
@@ -167,9 +198,16 @@ impl RepositoryRecord {
             Role::Write => lists.push(&self.features.write),
             Role::Collect => lists.push(&self.features.collect),
         }
-        match lists.into_iter().flatten().find(|name| !KNOWN_FEATURES.contains(&name.as_str())) {
+        match lists
+            .into_iter()
+            .flatten()
+            .find(|name| !KNOWN_FEATURES.contains(&name.as_str()))
+        {
             None => Ok(()),
-            Some(name) => Err(FormatError::UnknownFeature { what: role.what(), feature: name.clone() }),
+            Some(name) => Err(FormatError::UnknownFeature {
+                what: role.what(),
+                feature: name.clone(),
+            }),
         }
     }
 }
@@ -188,7 +226,10 @@ mod tests {
 
     #[test]
     fn a_record_reads_back() {
-        assert_eq!(RepositoryRecord::decode(&record().encode().unwrap()), Ok(record()));
+        assert_eq!(
+            RepositoryRecord::decode(&record().encode().unwrap()),
+            Ok(record())
+        );
     }
 
     #[test]

@@ -50,19 +50,34 @@ impl Segment {
         const WHAT: &str = "index segment";
         let plain = envelope::open(ObjectType::Segment, bytes, limits::SEGMENT_PLAIN_MAX)?;
         let mut r = Reader::new(WHAT, &plain);
-        let count = r.count("packs of an index segment", limits::MANIFEST_PACKS_MAX, ID_LEN + 4)?;
+        let count = r.count(
+            "packs of an index segment",
+            limits::MANIFEST_PACKS_MAX,
+            ID_LEN + 4,
+        )?;
         let mut packs = Vec::with_capacity(count);
         for _ in 0..count {
             let pack = PackId::from_bytes(r.array()?);
             let pack_len = r.varint()?;
             if pack_len > limits::PACK_MAX {
-                return Err(FormatError::TooLarge { what: "pack", limit: limits::PACK_MAX, got: pack_len });
+                return Err(FormatError::TooLarge {
+                    what: "pack",
+                    limit: limits::PACK_MAX,
+                    got: pack_len,
+                });
             }
             if r.varint()? != 1 || r.varint()? != 0 {
-                return Err(FormatError::UnknownFeature { what: WHAT, feature: "runs of chunk numbers".to_owned() });
+                return Err(FormatError::UnknownFeature {
+                    what: WHAT,
+                    feature: "runs of chunk numbers".to_owned(),
+                });
             }
             let ids = r.count("ids of a pack", limits::PACK_CHUNKS_MAX.into(), ID_LEN)?;
-            packs.push(PackIds { pack, pack_len, ids: split_ids(r.bytes(ids * ID_LEN)?) });
+            packs.push(PackIds {
+                pack,
+                pack_len,
+                ids: split_ids(r.bytes(ids * ID_LEN)?),
+            });
         }
         r.finish()?;
         Ok(Self { packs })
@@ -78,8 +93,16 @@ mod tests {
         let ids = (0..100_u8).map(|n| ChunkId::from_bytes([n; 16])).collect();
         let segment = Segment {
             packs: vec![
-                PackIds { pack: PackId::from_bytes([1; 16]), pack_len: 1 << 24, ids },
-                PackIds { pack: PackId::from_bytes([2; 16]), pack_len: 96, ids: Vec::new() },
+                PackIds {
+                    pack: PackId::from_bytes([1; 16]),
+                    pack_len: 1 << 24,
+                    ids,
+                },
+                PackIds {
+                    pack: PackId::from_bytes([2; 16]),
+                    pack_len: 96,
+                    ids: Vec::new(),
+                },
             ],
         };
         assert_eq!(Segment::decode(&segment.encode()), Ok(segment));

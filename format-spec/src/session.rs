@@ -64,7 +64,10 @@ mod tests {
         let record = SessionRecord {
             id: SessionId::from_bytes([1; 16]),
             work: Work::Import,
-            place: Some(Place { lineage: Lineage::default(), snapshot: SnapshotId::from_bytes([2; 16]) }),
+            place: Some(Place {
+                lineage: Lineage::default(),
+                snapshot: SnapshotId::from_bytes([2; 16]),
+            }),
             started: "2026-11-20T12:00:00Z".to_owned(),
             renewals: 3,
             owner: "node-1, process 7".to_owned(),

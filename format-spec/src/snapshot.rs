@@ -237,14 +237,22 @@ pub enum Entry {
 }
 
 pub(crate) fn encode_record(kind: ObjectType, value: &impl Serialize) -> Result<Vec<u8>> {
-    let plain = serde_json::to_vec(value).map_err(|e| FormatError::invalid(kind.name(), e.to_string()))?;
+    let plain =
+        serde_json::to_vec(value).map_err(|e| FormatError::invalid(kind.name(), e.to_string()))?;
     if plain.len() as u64 > limits::RECORD_MAX {
-        return Err(FormatError::TooLarge { what: kind.name(), limit: limits::RECORD_MAX, got: plain.len() as u64 });
+        return Err(FormatError::TooLarge {
+            what: kind.name(),
+            limit: limits::RECORD_MAX,
+            got: plain.len() as u64,
+        });
     }
     Ok(envelope::seal(kind, &plain, Codec::Zstd))
 }
 
-pub(crate) fn decode_record<T: serde::de::DeserializeOwned>(kind: ObjectType, bytes: &[u8]) -> Result<T> {
+pub(crate) fn decode_record<T: serde::de::DeserializeOwned>(
+    kind: ObjectType,
+    bytes: &[u8],
+) -> Result<T> {
     let plain = envelope::open(kind, bytes, limits::RECORD_MAX)?;
     serde_json::from_slice(&plain).map_err(|e| FormatError::invalid(kind.name(), e.to_string()))
 }
@@ -267,12 +275,14 @@ impl Entry {
     /// Reads whichever of the two the object is.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         match envelope::peek(bytes)? {
-            ObjectType::Tombstone => decode_record(ObjectType::Tombstone, bytes).map(Self::Tombstone),
-            _ => decode_record(ObjectType::Snapshot, bytes).map(|record| Self::Snapshot(Box::new(record))),
+            ObjectType::Tombstone => {
+                decode_record(ObjectType::Tombstone, bytes).map(Self::Tombstone)
+            }
+            _ => decode_record(ObjectType::Snapshot, bytes)
+                .map(|record| Self::Snapshot(Box::new(record))),
         }
     }
 }
-
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -285,36 +295,60 @@ pub(crate) mod tests {
             session: SessionId::from_bytes([3; 16]),
             created: "2026-11-20T12:00:00Z".to_owned(),
             dumped: None,
-            manifest: ManifestRef { id: ManifestId::from_bytes([4; 16]), bytes: 1000, digest: Digest::of(b"manifest") },
+            manifest: ManifestRef {
+                id: ManifestId::from_bytes([4; 16]),
+                bytes: 1000,
+                digest: Digest::of(b"manifest"),
+            },
             archive: Archive {
                 kind: ArchiveKind::Tar,
                 bytes: 1 << 40,
                 digest: Some(Digest::of(b"archive")),
-                outer: Some(Outer { compression: Compression::Zstd, bytes: 1 << 30, digest: Digest::of(b"outer") }),
+                outer: Some(Outer {
+                    compression: Compression::Zstd,
+                    bytes: 1 << 30,
+                    digest: Digest::of(b"outer"),
+                }),
             },
-            identity: Identity { pod: "demo".to_owned(), ..Identity::default() },
-            producer: Producer { engine: "podman".to_owned(), img_version: Some(2), ..Producer::default() },
+            identity: Identity {
+                pod: "demo".to_owned(),
+                ..Identity::default()
+            },
+            producer: Producer {
+                engine: "podman".to_owned(),
+                img_version: Some(2),
+                ..Producer::default()
+            },
             cost: Cost::default(),
             base: Some(SnapshotId::from_bytes([5; 16])),
             requires: None,
             labels: vec!["before-upgrade".to_owned(), "größer".to_owned()],
             origin: Origin::Schedule,
             group: Some("g".to_owned()),
-            attachments: vec![Attachment { name: "pod.json".to_owned(), bytes: 7 }],
+            attachments: vec![Attachment {
+                name: "pod.json".to_owned(),
+                bytes: 7,
+            }],
             warnings: Vec::new(),
         }
     }
 
     #[test]
     fn a_record_and_a_tombstone_read_back_as_what_they_are() {
-        assert_eq!(Entry::decode(&sample().encode().unwrap()), Ok(Entry::Snapshot(Box::new(sample()))));
+        assert_eq!(
+            Entry::decode(&sample().encode().unwrap()),
+            Ok(Entry::Snapshot(Box::new(sample())))
+        );
         let tombstone = Tombstone {
             id: SnapshotId::from_bytes([1; 16]),
             session: None,
             created: "2026-11-20T12:00:00Z".to_owned(),
             reason: "deleted".to_owned(),
         };
-        assert_eq!(Entry::decode(&tombstone.encode().unwrap()), Ok(Entry::Tombstone(tombstone)));
+        assert_eq!(
+            Entry::decode(&tombstone.encode().unwrap()),
+            Ok(Entry::Tombstone(tombstone))
+        );
     }
 
     #[test]
@@ -322,7 +356,10 @@ pub(crate) mod tests {
         let mut value = serde_json::to_value(sample()).unwrap();
         value["from_the_future"] = serde_json::json!({"a": 1});
         let bytes = encode_record(ObjectType::Snapshot, &value).unwrap();
-        assert_eq!(Entry::decode(&bytes), Ok(Entry::Snapshot(Box::new(sample()))));
+        assert_eq!(
+            Entry::decode(&bytes),
+            Ok(Entry::Snapshot(Box::new(sample())))
+        );
     }
 
     #[test]

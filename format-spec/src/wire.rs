@@ -26,11 +26,14 @@ impl<'a> Reader<'a> {
 
     /// The next `len` bytes.
     pub fn bytes(&mut self, len: usize) -> Result<&'a [u8]> {
-        let (head, rest) = self.rest.split_at_checked(len).ok_or(FormatError::Truncated {
-            what: self.what,
-            need: len as u64,
-            have: self.rest.len() as u64,
-        })?;
+        let (head, rest) = self
+            .rest
+            .split_at_checked(len)
+            .ok_or(FormatError::Truncated {
+                what: self.what,
+                need: len as u64,
+                have: self.rest.len() as u64,
+            })?;
         self.rest = rest;
         Ok(head)
     }
@@ -76,7 +79,10 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err(FormatError::invalid(self.what, "a varint is longer than it may be"))
+        Err(FormatError::invalid(
+            self.what,
+            "a varint is longer than it may be",
+        ))
     }
 
     /// A varint that fits 32 bits.
@@ -109,7 +115,11 @@ impl<'a> Reader<'a> {
         let count = self.bounded(what, limit)?;
         let need = count.saturating_mul(each);
         if need > self.left() {
-            return Err(FormatError::Truncated { what, need: need as u64, have: self.left() as u64 });
+            return Err(FormatError::Truncated {
+                what,
+                need: need as u64,
+                have: self.left() as u64,
+            });
         }
         Ok(count)
     }
@@ -125,7 +135,10 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() {
             Ok(())
         } else {
-            Err(FormatError::invalid(self.what, format!("{} bytes too many at its end", self.rest.len())))
+            Err(FormatError::invalid(
+                self.what,
+                format!("{} bytes too many at its end", self.rest.len()),
+            ))
         }
     }
 }

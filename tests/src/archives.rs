@@ -132,7 +132,7 @@ impl TarBuilder {
 }
 
 /// A protobuf varint field.
-fn field(out: &mut Vec<u8>, number: u64, mut value: u64) {
+pub(crate) fn field(out: &mut Vec<u8>, number: u64, mut value: u64) {
     for mut v in [number << 3, 0] {
         if v == 0 {
             v = value;
@@ -157,7 +157,7 @@ pub fn image(magics: &[u32], messages: &[Vec<u8>]) -> Vec<u8> {
     out
 }
 
-const COMMON: u32 = 0x5456_4319;
+pub(crate) const COMMON: u32 = 0x5456_4319;
 const PAGEMAP: u32 = 0x5608_4025;
 
 /// How a page map counts its pages.

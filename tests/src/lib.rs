@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::missing_panics_doc, reason = "a test fails by panicking")]
 
 pub mod archives;
+pub mod failures;
+pub mod images;
 pub mod stores;
 
 use std::path::{Path, PathBuf};
@@ -69,7 +71,12 @@ impl Place {
 
     /// Imports a file or directory.
     pub fn import(&self, path: &Path) -> Result<Imported, Error> {
-        import(&self.open(), Source::at(path)?, &ImportOptions::default(), &Silent)
+        self.import_with(path, &ImportOptions::default(), &Silent)
+    }
+
+    /// Imports a file or directory in this way.
+    pub fn import_with(&self, path: &Path, options: &ImportOptions, monitor: &dyn Monitor) -> Result<Imported, Error> {
+        import(&self.open(), Source::at(path)?, options, monitor)
     }
 
     /// All bytes of a snapshot.

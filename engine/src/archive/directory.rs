@@ -36,7 +36,13 @@ struct Head {
 /// The headers of a file of `len` bytes of which no more is known than its name.
 #[must_use]
 pub fn stream_header(name: &[u8], len: u64) -> Vec<u8> {
-    headers(&Head { name: name.to_vec(), flag: b'0', len, mode: 0o600, ..Head::default() })
+    headers(&Head {
+        name: name.to_vec(),
+        flag: b'0',
+        len,
+        mode: 0o600,
+        ..Head::default()
+    })
 }
 
 /// A directory, as a tar to be read.
@@ -59,11 +65,13 @@ impl DirectoryTar {
     pub fn open(root: &Path) -> Result<Self> {
         let mut entries = Vec::new();
         let mut skipped = Vec::new();
-        walk(root, &mut Vec::new(), &mut entries, &mut skipped)?;
+        walk(root, &[], &mut entries, &mut skipped)?;
         entries.sort_by(|a, b| a.head.name.cmp(&b.head.name));
         if entries.is_empty() {
-            return Err(Error::new(Kind::Invalid, format!("{} holds no files", root.display()))
-                .hint("name the directory in which CRIU's images are, or an archive"));
+            return Err(
+                Error::new(Kind::Invalid, format!("{} holds no files", root.display()))
+                    .hint("name the directory in which CRIU's images are, or an archive"),
+            );
         }
         let files = entries
             .iter()
@@ -122,7 +130,10 @@ impl DirectoryTar {
 }
 
 fn changed(path: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{} changed its length while it was read", path.display()))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("{} changed its length while it was read", path.display()),
+    )
 }
 
 impl Read for DirectoryTar {
@@ -156,14 +167,14 @@ impl Read for DirectoryTar {
     }
 }
 
-fn walk(dir: &Path, prefix: &mut Vec<u8>, out: &mut Vec<Entry>, skipped: &mut Vec<String>) -> Result<()> {
+fn walk(dir: &Path, prefix: &[u8], out: &mut Vec<Entry>, skipped: &mut Vec<String>) -> Result<()> {
     let failed = |e| Error::io(format!("reading {}", dir.display()), e);
     for found in std::fs::read_dir(dir).map_err(failed)? {
         let path = found.map_err(failed)?.path();
         let failed = |e| Error::io(format!("reading {}", path.display()), e);
         let meta = path.symlink_metadata().map_err(failed)?;
         let kind = meta.file_type();
-        let mut name = prefix.clone();
+        let mut name = prefix.to_vec();
         name.extend_from_slice(path.file_name().unwrap_or_default().as_bytes());
         let mut head = Head {
             name,
@@ -179,10 +190,13 @@ fn walk(dir: &Path, prefix: &mut Vec<u8>, out: &mut Vec<Entry>, skipped: &mut Ve
         if kind.is_dir() {
             head.name.push(b'/');
             head.flag = b'5';
-            walk(&path, &mut head.name.clone(), out, skipped)?;
+            walk(&path, &head.name, out, skipped)?;
         } else if kind.is_symlink() {
             head.flag = b'2';
-            head.link = std::fs::read_link(&path).map_err(failed)?.into_os_string().into_vec();
+            head.link = std::fs::read_link(&path)
+                .map_err(failed)?
+                .into_os_string()
+                .into_vec();
         } else if kind.is_file() {
             head.len = meta.len();
         } else if kind.is_fifo() {
@@ -220,7 +234,11 @@ fn headers(head: &Head) -> Vec<u8> {
     }
     let (seconds, nanos) = head.mtime;
     if nanos != 0 || !(0..1 << 33).contains(&seconds) {
-        pax_record(&mut pax, b"mtime", format!("{seconds}.{nanos:09}").as_bytes());
+        pax_record(
+            &mut pax,
+            b"mtime",
+            format!("{seconds}.{nanos:09}").as_bytes(),
+        );
     }
     let mut out = Vec::new();
     if !pax.is_empty() {
@@ -260,7 +278,11 @@ fn block(name: &[u8], len: u64, flag: u8, link: &[u8], head: &Head) -> [u8; BLOC
     text(108, 8, octal(head.uid.into(), 7).as_bytes());
     text(116, 8, octal(head.gid.into(), 7).as_bytes());
     text(124, 12, octal(len, 11).as_bytes());
-    text(136, 12, octal(u64::try_from(head.mtime.0).unwrap_or(0), 11).as_bytes());
+    text(
+        136,
+        12,
+        octal(u64::try_from(head.mtime.0).unwrap_or(0), 11).as_bytes(),
+    );
     text(148, 8, b"        ");
     text(156, 1, &[flag]);
     text(157, 100, link);
@@ -285,7 +307,10 @@ mod tests {
 
     fn tar_of(root: &Path) -> Vec<u8> {
         let mut out = Vec::new();
-        DirectoryTar::open(root).unwrap().read_to_end(&mut out).unwrap();
+        DirectoryTar::open(root)
+            .unwrap()
+            .read_to_end(&mut out)
+            .unwrap();
         out
     }
 
@@ -339,7 +364,12 @@ mod tests {
             let mut tar = DirectoryTar::open(dir.path()).unwrap();
             let mut some = [0; 1024];
             tar.read_exact(&mut some).unwrap();
-            File::options().write(true).open(&path).unwrap().set_len(new_len).unwrap();
+            File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_len(new_len)
+                .unwrap();
             let error = tar.read_to_end(&mut Vec::new()).unwrap_err();
             assert!(error.to_string().contains("changed"), "{error}");
         }
@@ -348,6 +378,9 @@ mod tests {
     #[test]
     fn an_empty_directory_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(DirectoryTar::open(dir.path()).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(
+            DirectoryTar::open(dir.path()).unwrap_err().kind(),
+            Kind::Invalid
+        );
     }
 }

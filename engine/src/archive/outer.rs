@@ -45,7 +45,9 @@ pub struct Unpacking {
 
 impl std::fmt::Debug for Unpacking {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Unpacking").field("compression", &self.compression).finish_non_exhaustive()
+        f.debug_struct("Unpacking")
+            .field("compression", &self.compression)
+            .finish_non_exhaustive()
     }
 }
 
@@ -53,20 +55,34 @@ impl Unpacking {
     /// Unpacks `source`.
     pub fn new(compression: Compression, source: impl Read + Send + 'static) -> io::Result<Self> {
         let seen = Arc::new(Mutex::new((0, blake3::Hasher::new())));
-        let tap = BufReader::with_capacity(256 << 10, Tap { inner: source, seen: Arc::clone(&seen) });
+        let tap = BufReader::with_capacity(
+            256 << 10,
+            Tap {
+                inner: source,
+                seen: Arc::clone(&seen),
+            },
+        );
         let inner: Box<dyn Read + Send> = match compression {
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(tap)),
             // The default bound of the window, 128 MiB, is also the bound of memory.
             Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(tap)?),
         };
-        Ok(Self { inner, compression, seen })
+        Ok(Self {
+            inner,
+            compression,
+            seen,
+        })
     }
 
     /// What the compressed file was; true only after all has been read.
     #[must_use]
     pub fn outer(&self) -> Outer {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        Outer { compression: self.compression, bytes: seen.0, digest: Digest::from_bytes(*seen.1.finalize().as_bytes()) }
+        Outer {
+            compression: self.compression,
+            bytes: seen.0,
+            digest: Digest::from_bytes(*seen.1.finalize().as_bytes()),
+        }
     }
 }
 
@@ -86,7 +102,8 @@ mod tests {
         let plain = b"an archive ".repeat(10_000);
         let mut gzip = Vec::new();
         for half in plain.chunks(plain.len() / 2) {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             encoder.write_all(half).unwrap();
             gzip.extend(encoder.finish().unwrap());
         }
@@ -94,11 +111,19 @@ mod tests {
         zstd.extend(zstd::bulk::compress(&plain[50_000..], 1).unwrap());
         for (compression, bytes) in [(Compression::Gzip, gzip), (Compression::Zstd, zstd)] {
             assert_eq!(sniff(&bytes), Some(compression));
-            let mut unpacking = Unpacking::new(compression, io::Cursor::new(bytes.clone())).unwrap();
+            let mut unpacking =
+                Unpacking::new(compression, io::Cursor::new(bytes.clone())).unwrap();
             let mut out = Vec::new();
             unpacking.read_to_end(&mut out).unwrap();
             assert!(out == plain);
-            assert_eq!(unpacking.outer(), Outer { compression, bytes: bytes.len() as u64, digest: Digest::of(&bytes) });
+            assert_eq!(
+                unpacking.outer(),
+                Outer {
+                    compression,
+                    bytes: bytes.len() as u64,
+                    digest: Digest::of(&bytes)
+                }
+            );
         }
     }
 }

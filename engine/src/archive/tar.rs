@@ -34,7 +34,9 @@ pub enum TarError {
         field: &'static str,
     },
     /// Extensions of one member are larger than accepted.
-    #[error("the member at byte {offset} has {got} bytes of extensions, at most {limit} are accepted")]
+    #[error(
+        "the member at byte {offset} has {got} bytes of extensions, at most {limit} are accepted"
+    )]
     Extensions {
         /// Bytes from the start of the tar.
         offset: u64,
@@ -128,9 +130,18 @@ enum State {
     Header,
     /// A block that continues GNU's sparse header.
     SparseMap,
-    Extension { kind: Extension, left: usize, padding: usize },
-    Data { left: u64, padding: usize },
-    Padding { left: usize },
+    Extension {
+        kind: Extension,
+        left: usize,
+        padding: usize,
+    },
+    Data {
+        left: u64,
+        padding: usize,
+    },
+    Padding {
+        left: usize,
+    },
     After,
 }
 
@@ -185,7 +196,11 @@ impl TarReader {
             sparse: None,
             name: Vec::new(),
             zero_blocks: 0,
-            end: TarEnd { members: 0, complete: false, garbage: false },
+            end: TarEnd {
+                members: 0,
+                complete: false,
+                garbage: false,
+            },
         }
     }
 
@@ -214,10 +229,18 @@ impl TarReader {
                 }
                 Span::Meta(take)
             }
-            State::Extension { kind, left, padding } => {
+            State::Extension {
+                kind,
+                left,
+                padding,
+            } => {
                 let take = left.min(bytes.len());
                 self.buffer.extend_from_slice(&bytes[..take]);
-                self.state = State::Extension { kind, left: left - take, padding };
+                self.state = State::Extension {
+                    kind,
+                    left: left - take,
+                    padding,
+                };
                 if take == left {
                     let body = std::mem::take(&mut self.buffer);
                     self.pending.take_in(kind, &body);
@@ -271,7 +294,11 @@ impl TarReader {
         };
         if missing > 0 {
             let name = String::from_utf8_lossy(&self.name).into_owned();
-            return Err(TarError::Truncated { offset: self.at, missing, name });
+            return Err(TarError::Truncated {
+                offset: self.at,
+                missing,
+                name,
+            });
         }
         Ok(self.end)
     }
@@ -285,7 +312,11 @@ impl TarReader {
     }
 
     fn pad(&mut self, left: usize) {
-        self.state = if left == 0 { State::Header } else { State::Padding { left } };
+        self.state = if left == 0 {
+            State::Header
+        } else {
+            State::Padding { left }
+        };
     }
 
     fn announce(&mut self, member: Box<Member>) {
@@ -320,7 +351,9 @@ impl TarReader {
         }
         self.pending.offset.get_or_insert(offset);
         let field_error = |field| TarError::Field { offset, field };
-        let len = number(&block[124..136]).and_then(|n| u64::try_from(n).ok()).ok_or(field_error("size"))?;
+        let len = number(&block[124..136])
+            .and_then(|n| u64::try_from(n).ok())
+            .ok_or(field_error("size"))?;
         let flag = block[156];
         if let Some(kind) = Extension::of(flag) {
             let limit = limits::TAR_EXTENSION as u64;
@@ -328,7 +361,15 @@ impl TarReader {
             let left = usize::try_from(len).ok().filter(|_| got <= limit);
             let left = left.ok_or(TarError::Extensions { offset, got, limit })?;
             self.pending.bytes += left;
-            self.state = if left == 0 { State::Header } else { State::Extension { kind, left, padding: padding(len) } };
+            self.state = if left == 0 {
+                State::Header
+            } else {
+                State::Extension {
+                    kind,
+                    left,
+                    padding: padding(len),
+                }
+            };
             return Ok(());
         }
         let pending = std::mem::take(&mut self.pending);
@@ -338,10 +379,18 @@ impl TarReader {
         let ustar = block[257..263] == *b"ustar\0";
         let member = Box::new(Member {
             name: pending.name.unwrap_or_else(|| header_name(block, ustar)),
-            link: pending.link.unwrap_or_else(|| until_nul(&block[157..257]).to_vec()),
+            link: pending
+                .link
+                .unwrap_or_else(|| until_nul(&block[157..257]).to_vec()),
             kind,
-            len: if has_content { pending.len.unwrap_or(len) } else { 0 },
-            mode: number(&block[100..108]).and_then(|mode| u32::try_from(mode & 0o7777).ok()).unwrap_or(0),
+            len: if has_content {
+                pending.len.unwrap_or(len)
+            } else {
+                0
+            },
+            mode: number(&block[100..108])
+                .and_then(|mode| u32::try_from(mode & 0o7777).ok())
+                .unwrap_or(0),
             mtime: pending
                 .mtime
                 .or_else(|| number(&block[136..148]).and_then(|t| i64::try_from(t).ok()))
@@ -397,7 +446,10 @@ impl Pending {
                 b"size" => self.len = text_number(value).or(self.len),
                 b"mtime" => {
                     let seconds = value.split(|b| *b == b'.').next().unwrap_or_default();
-                    self.mtime = std::str::from_utf8(seconds).ok().and_then(|text| text.parse().ok()).or(self.mtime);
+                    self.mtime = std::str::from_utf8(seconds)
+                        .ok()
+                        .and_then(|text| text.parse().ok())
+                        .or(self.mtime);
                 }
                 _ => {}
             }),
@@ -428,8 +480,16 @@ fn until_nul(field: &[u8]) -> &[u8] {
 
 fn header_name(block: &[u8], ustar: bool) -> Vec<u8> {
     let name = until_nul(&block[..100]);
-    let prefix = if ustar { until_nul(&block[345..500]) } else { &[] };
-    if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+    let prefix = if ustar {
+        until_nul(&block[345..500])
+    } else {
+        &[]
+    };
+    if prefix.is_empty() {
+        name.to_vec()
+    } else {
+        [prefix, b"/", name].concat()
+    }
 }
 
 /// A number in octal digits, or in GNU's base 256. An empty field is zero.
@@ -438,22 +498,39 @@ fn number(field: &[u8]) -> Option<i128> {
     if first & 0x80 != 0 {
         // Two's complement over the bits that the marker leaves; more than 15 bytes do not occur.
         let start = if first & 0x40 != 0 { -1 } else { 0 };
-        return field.iter().enumerate().try_fold(start, |value: i128, (n, byte)| {
-            let byte = if n == 0 { if start < 0 { byte | 0x80 } else { byte & 0x7f } } else { *byte };
-            value.checked_mul(256)?.checked_add(i128::from(byte))
-        });
+        return field
+            .iter()
+            .enumerate()
+            .try_fold(start, |value: i128, (n, byte)| {
+                let byte = if n == 0 {
+                    if start < 0 { byte | 0x80 } else { byte & 0x7f }
+                } else {
+                    *byte
+                };
+                value.checked_mul(256)?.checked_add(i128::from(byte))
+            });
     }
-    let digits = field.iter().skip_while(|b| **b == b' ').take_while(|b| !matches!(**b, 0 | b' '));
-    digits.into_iter().try_fold(0_i128, |value, digit| match digit {
-        b'0'..=b'7' => value.checked_mul(8)?.checked_add(i128::from(digit - b'0')),
-        _ => None,
-    })
+    let digits = field
+        .iter()
+        .skip_while(|b| **b == b' ')
+        .take_while(|b| !matches!(**b, 0 | b' '));
+    digits
+        .into_iter()
+        .try_fold(0_i128, |value, digit| match digit {
+            b'0'..=b'7' => value.checked_mul(8)?.checked_add(i128::from(digit - b'0')),
+            _ => None,
+        })
 }
 
 /// The sum of the header's bytes, its own field taken as spaces; old tars summed signed bytes.
 fn checksum_matches(block: &[u8]) -> bool {
     let expected = number(&block[148..156]);
-    let bytes = || block.iter().enumerate().map(|(n, b)| if (148..156).contains(&n) { b' ' } else { *b });
+    let bytes = || {
+        block
+            .iter()
+            .enumerate()
+            .map(|(n, b)| if (148..156).contains(&n) { b' ' } else { *b })
+    };
     let unsigned: i128 = bytes().map(i128::from).sum();
     let signed: i128 = bytes().map(|b| i128::from(b.cast_signed())).sum();
     expected == Some(unsigned) || expected == Some(signed)
@@ -467,5 +544,7 @@ fn padding(len: u64) -> usize {
 /// True if these bytes begin with a tar header.
 #[must_use]
 pub fn looks_like_tar(bytes: &[u8]) -> bool {
-    bytes.get(..BLOCK).is_some_and(|block| block.iter().any(|b| *b != 0) && checksum_matches(block))
+    bytes
+        .get(..BLOCK)
+        .is_some_and(|block| block.iter().any(|b| *b != 0) && checksum_matches(block))
 }

@@ -70,7 +70,11 @@ fn sample() -> Vec<u8> {
     let path = b"21 path=p\xc3\xa4x/file.img\n";
     assert_eq!(path.len(), 22);
     let record = b"22 path=p\xc3\xa4x/file.img\n";
-    tar.extend(member(b"PaxHeaders/x", &[&record[..], b"10 size=3\n"].concat(), b'x'));
+    tar.extend(member(
+        b"PaxHeaders/x",
+        &[&record[..], b"10 size=3\n"].concat(),
+        b'x',
+    ));
     // Its own size field is wrong; the PAX record counts.
     let mut odd = header(b"file.img", 7_000_000, b'0');
     odd.extend_from_slice(b"abc");
@@ -87,13 +91,27 @@ fn sample() -> Vec<u8> {
 fn names_types_and_contents_come_out_however_the_bytes_are_cut() {
     let whole = read(&sample(), usize::MAX).unwrap();
     assert_eq!(whole.0.len(), 5);
-    assert_eq!(whole.0[0], (vec![b'n'; 300], EntryType::File, b"long name".to_vec()));
+    assert_eq!(
+        whole.0[0],
+        (vec![b'n'; 300], EntryType::File, b"long name".to_vec())
+    );
     assert_eq!(whole.0[1].0, "päx/file.img".as_bytes());
     assert_eq!(whole.0[1].2, b"abc");
     assert_eq!(whole.0[2].1, EntryType::Directory);
-    assert_eq!(whole.1, TarEnd { members: 5, complete: true, garbage: false });
+    assert_eq!(
+        whole.1,
+        TarEnd {
+            members: 5,
+            complete: true,
+            garbage: false
+        }
+    );
     for piece in [1, 7, 511, 512, 513, 1000] {
-        assert_eq!(read(&sample(), piece).unwrap(), whole, "in pieces of {piece}");
+        assert_eq!(
+            read(&sample(), piece).unwrap(),
+            whole,
+            "in pieces of {piece}"
+        );
     }
 }
 
@@ -113,10 +131,15 @@ fn a_tar_without_its_end_is_strange_and_one_cut_within_a_member_is_refused() {
     assert!(!read(&tar[..members], 100).unwrap().1.complete);
     for cut in 1..members {
         match read(&tar[..cut], usize::MAX) {
-            Err(TarError::Truncated { offset, missing, .. }) => assert!(missing > 0 && offset == cut as u64, "{cut}"),
+            Err(TarError::Truncated {
+                offset, missing, ..
+            }) => assert!(missing > 0 && offset == cut as u64, "{cut}"),
             Err(other) => panic!("cut at {cut}: {other}"),
             // Between two members, or in the padding after the last.
-            Ok((seen, end)) => assert!(!end.complete && seen.iter().all(|(_, _, body)| body.len() != 1), "{cut}"),
+            Ok((seen, end)) => assert!(
+                !end.complete && seen.iter().all(|(_, _, body)| body.len() != 1),
+                "{cut}"
+            ),
         }
     }
 }
@@ -127,15 +150,22 @@ fn a_header_with_a_bad_checksum_is_refused_with_its_place() {
     let mut second = member(b"second", b"y", b'0');
     second[0] ^= 1;
     tar.extend(second);
-    assert_eq!(read(&tar, 100).unwrap_err(), TarError::Checksum { offset: 1024 });
-    assert_eq!(read(&[7; 2000], 100).unwrap_err(), TarError::Checksum { offset: 0 });
+    assert_eq!(
+        read(&tar, 100).unwrap_err(),
+        TarError::Checksum { offset: 1024 }
+    );
+    assert_eq!(
+        read(&[7; 2000], 100).unwrap_err(),
+        TarError::Checksum { offset: 0 }
+    );
 }
 
 #[test]
 fn sizes_over_8_gib_come_in_base_256_and_in_pax() {
     let big = 9_u64 << 30;
     let mut block = header(b"big", 0, b'0');
-    block[124..136].copy_from_slice(&[&[0x80, 0, 0, 0][..], &u64::to_be_bytes_for_test(big)].concat());
+    block[124..136]
+        .copy_from_slice(&[&[0x80, 0, 0, 0][..], &u64::to_be_bytes_for_test(big)].concat());
     seal(&mut block);
     let mut reader = TarReader::new();
     assert_eq!(reader.next(&block).unwrap(), Some(Span::Meta(BLOCK)));
@@ -159,12 +189,17 @@ impl TestBytes for u64 {
 #[test]
 fn extensions_without_bound_are_refused_before_they_are_read() {
     let tar = header(b"././@LongLink", 1 << 32, b'L');
-    assert!(matches!(read(&tar, 512).unwrap_err(), TarError::Extensions { got, .. } if got == 1 << 32));
+    assert!(
+        matches!(read(&tar, 512).unwrap_err(), TarError::Extensions { got, .. } if got == 1 << 32)
+    );
     let mut many = Vec::new();
     for _ in 0..20 {
         many.extend(member(b"x", &[b' '; 100_000], b'x'));
     }
-    assert!(matches!(read(&many, 4096).unwrap_err(), TarError::Extensions { .. }));
+    assert!(matches!(
+        read(&many, 4096).unwrap_err(),
+        TarError::Extensions { .. }
+    ));
 }
 
 #[test]
@@ -172,7 +207,10 @@ fn a_negative_size_is_refused() {
     let mut block = header(b"x", 0, b'0');
     block[124..136].fill(0xff);
     seal(&mut block);
-    assert!(matches!(read(&block, 512).unwrap_err(), TarError::Field { field: "size", .. }));
+    assert!(matches!(
+        read(&block, 512).unwrap_err(),
+        TarError::Field { field: "size", .. }
+    ));
 }
 
 proptest! {

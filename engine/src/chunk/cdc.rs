@@ -28,7 +28,11 @@ impl Cutter {
     }
 
     /// Takes in bytes; whole chunks go to `sink`.
-    pub fn push<E>(&mut self, bytes: &[u8], mut sink: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn push<E>(
+        &mut self,
+        bytes: &[u8],
+        mut sink: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut bytes = bytes;
         // What was left over is completed first, so that most bytes are never copied.
         while !self.rest.is_empty() {
@@ -123,12 +127,11 @@ mod tests {
     /// Golden: a new version of the crate that cuts elsewhere would end deduplication with every old repository.
     #[test]
     fn the_cut_points_of_version_1_stay() {
-        assert_eq!(
-            cut(&noise(200_000, 42), &[200_000]),
-            GOLDEN,
-        );
+        assert_eq!(cut(&noise(200_000, 42), &[200_000]), GOLDEN,);
     }
-    const GOLDEN: &[usize] = &[18118, 6210, 18429, 14547, 27208, 23497, 23363, 50285, 7945, 10398];
+    const GOLDEN: &[usize] = &[
+        18118, 6210, 18429, 14547, 27208, 23497, 23363, 50285, 7945, 10398,
+    ];
 
     proptest! {
         #[test]
@@ -146,8 +149,17 @@ mod tests {
         let mut longer = bytes.clone();
         longer.splice(500_000..500_000, *b"inserted");
         let (a, b) = (cut(&bytes, &[1 << 20]), cut(&longer, &[1 << 20]));
-        let same_at_end = a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count();
+        let same_at_end = a
+            .iter()
+            .rev()
+            .zip(b.iter().rev())
+            .take_while(|(x, y)| x == y)
+            .count();
         let same_at_start = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
-        assert!(same_at_start + same_at_end + 6 >= a.len(), "{same_at_start} + {same_at_end} of {}", a.len());
+        assert!(
+            same_at_start + same_at_end + 6 >= a.len(),
+            "{same_at_start} + {same_at_end} of {}",
+            a.len()
+        );
     }
 }

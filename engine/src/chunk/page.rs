@@ -16,7 +16,7 @@ pub enum Page {
 
 /// Pages that one task hashes: 256 KiB of 4 KiB pages, some 50 µs.
 const PAGES_PER_TASK: usize = 64;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// True if every byte is zero.
 #[must_use]
@@ -36,7 +36,13 @@ pub fn look(key: &IdKey, bytes: &[u8], page_len: usize, out: &mut Vec<Page>) {
     bytes
         .par_chunks(page_len)
         .with_min_len(PAGES_PER_TASK)
-        .map(|page| if is_zero(page) { Page::Zero } else { Page::Hash(key.chunk_hash(page)) })
+        .map(|page| {
+            if is_zero(page) {
+                Page::Zero
+            } else {
+                Page::Hash(key.chunk_hash(page))
+            }
+        })
         .collect_into_vec(out);
 }
 
@@ -58,7 +64,11 @@ mod tests {
             look(&key, &bytes, page_len, &mut pages);
             assert_eq!(pages.len(), 71);
             for (n, (page, bytes)) in pages.iter().zip(bytes.chunks(page_len)).enumerate() {
-                let expected = if n % 3 == 0 { Page::Zero } else { Page::Hash(key.chunk_hash(bytes)) };
+                let expected = if n % 3 == 0 {
+                    Page::Zero
+                } else {
+                    Page::Hash(key.chunk_hash(bytes))
+                };
                 assert_eq!(*page, expected, "page {n} of {page_len} bytes");
             }
         }

@@ -1,12 +1,14 @@
 //! Owns the coding of a plain frame.
 //!
-//! Always: what [`seal`] gives was decoded and compared byte by byte (a bit that flips in memory, or a bug of ours or of the
+//! Always: what [`OpenFrame::seal`] gives was decoded and compared byte by byte (a bit that flips in memory, or a bug of ours or of the
 //! compressor, stays out of the store). Never: allocates more than the header's bounded lengths say.
 
 use std::cell::RefCell;
 
 use cryostore_format::envelope::Codec;
-use cryostore_format::pack::{ChunkRanges, FRAME_HEADER_LEN, FrameHeader, FrameKind, chunks_digest};
+use cryostore_format::pack::{
+    ChunkRanges, FRAME_HEADER_LEN, FrameHeader, FrameKind, chunks_digest,
+};
 use cryostore_format::{ChunkHash, FormatError, IdKey, limits as format_limits};
 
 use crate::error::{Error, Kind, Result};
@@ -46,9 +48,14 @@ impl OpenFrame {
     /// Takes in a chunk; its number within the frame comes back.
     pub fn push(&mut self, hash: ChunkHash, chunk: &[u8]) -> Result<u16> {
         let number = u16::try_from(self.lengths.len());
-        let len = u32::try_from(chunk.len()).ok().filter(|len| (1..=format_limits::FRAME_PLAIN_MAX / 2).contains(len));
+        let len = u32::try_from(chunk.len())
+            .ok()
+            .filter(|len| (1..=format_limits::FRAME_PLAIN_MAX / 2).contains(len));
         let (Ok(number), Some(len)) = (number, len) else {
-            return Err(Error::new(Kind::Internal, format!("a chunk of {} bytes", chunk.len())));
+            return Err(Error::new(
+                Kind::Internal,
+                format!("a chunk of {} bytes", chunk.len()),
+            ));
         };
         self.hashes.push(hash);
         self.lengths.push(len);
@@ -65,7 +72,11 @@ impl OpenFrame {
     /// Compresses, decodes, compares.
     pub fn seal(mut self) -> Result<SealedFrame> {
         let first = self.lengths.first().copied().unwrap_or(0);
-        let uniform_len = if self.lengths.iter().all(|len| *len == first) { first } else { 0 };
+        let uniform_len = if self.lengths.iter().all(|len| *len == first) {
+            first
+        } else {
+            0
+        };
         if uniform_len == 0 {
             let mut plain = Vec::with_capacity(self.lengths.len() * 4 + self.bytes.len());
             for len in &self.lengths {
@@ -75,7 +86,12 @@ impl OpenFrame {
             self.bytes = plain;
         }
         let plain = self.bytes;
-        let internal = |what: &str| Error::new(Kind::Internal, format!("a frame of {} bytes: {what}", plain.len()));
+        let internal = |what: &str| {
+            Error::new(
+                Kind::Internal,
+                format!("a frame of {} bytes: {what}", plain.len()),
+            )
+        };
         let mut bytes = vec![0; FRAME_HEADER_LEN];
         let codec = compress(&plain, &mut bytes).map_err(|e| internal("zstd").because(e))?;
         let header = FrameHeader {
@@ -83,17 +99,23 @@ impl OpenFrame {
             codec,
             chunks: u16::try_from(self.lengths.len()).map_err(|_| internal("too many chunks"))?,
             plain_len: u32::try_from(plain.len()).map_err(|_| internal("too long"))?,
-            payload_len: u32::try_from(bytes.len() - FRAME_HEADER_LEN).map_err(|_| internal("too long"))?,
+            payload_len: u32::try_from(bytes.len() - FRAME_HEADER_LEN)
+                .map_err(|_| internal("too long"))?,
             uniform_len,
             digest: chunks_digest(&self.hashes),
         };
         bytes[..FRAME_HEADER_LEN].copy_from_slice(&header.encode());
-        let same = with_frame(&bytes, |_, again| again == plain).map_err(|e| internal("reading it back").because(e))?;
+        let same = with_frame(&bytes, |_, again| again == plain)
+            .map_err(|e| internal("reading it back").because(e))?;
         if !same {
             return Err(internal("it does not read back as it was")
                 .hint("the memory of this machine may be faulty: test it; nothing was stored"));
         }
-        Ok(SealedFrame { header, bytes, hashes: self.hashes })
+        Ok(SealedFrame {
+            header,
+            bytes,
+            hashes: self.hashes,
+        })
     }
 }
 
@@ -113,7 +135,9 @@ fn compress(plain: &[u8], out: &mut Vec<u8>) -> std::io::Result<Codec> {
             new.include_contentsize(false)?;
             *compressor = Some(new);
         }
-        let Some(compressor) = compressor else { return Ok(Codec::Stored) };
+        let Some(compressor) = compressor else {
+            return Ok(Codec::Stored);
+        };
         let head = out.len();
         let packed = compressor.compress(plain)?;
         // Incompressible bytes are zstd's raw blocks: a few bytes longer, and with a checksum all the same.
@@ -142,25 +166,46 @@ pub fn with_frame<T>(
 
 /// Unpacks a payload into exactly `plain`.
 fn unpack(payload: &[u8], plain: &mut [u8]) -> std::result::Result<(), FormatError> {
-    let bad = |detail: String| FormatError::Invalid { what: "frame", detail };
+    let bad = |detail: String| FormatError::Invalid {
+        what: "frame",
+        detail,
+    };
     DECOMPRESSOR.with_borrow_mut(|decompressor| {
         if decompressor.is_none() {
             *decompressor = Some(zstd::bulk::Decompressor::new().map_err(|e| bad(e.to_string()))?);
         }
-        let Some(decompressor) = decompressor else { return Ok(()) };
-        let len = decompressor.decompress_to_buffer(payload, plain).map_err(|e| bad(format!("zstd: {e}")))?;
-        if len == plain.len() { Ok(()) } else { Err(bad(format!("{len} bytes instead of {}", plain.len()))) }
+        let Some(decompressor) = decompressor else {
+            return Ok(());
+        };
+        let len = decompressor
+            .decompress_to_buffer(payload, plain)
+            .map_err(|e| bad(format!("zstd: {e}")))?;
+        if len == plain.len() {
+            Ok(())
+        } else {
+            Err(bad(format!("{len} bytes instead of {}", plain.len())))
+        }
     })
 }
 
 /// Decodes the chunks `first` to `first + count - 1` of a frame into exactly `out`.
-pub fn read_chunks(frame: &[u8], first: u16, count: u16, out: &mut [u8]) -> std::result::Result<(), FormatError> {
+pub fn read_chunks(
+    frame: &[u8],
+    first: u16,
+    count: u16,
+    out: &mut [u8],
+) -> std::result::Result<(), FormatError> {
     let (header, payload) = FrameHeader::split(frame)?;
-    let whole = first == 0 && count == header.chunks && header.uniform_len != 0 && out.len() == header.plain_len as usize;
+    let whole = first == 0
+        && count == header.chunks
+        && header.uniform_len != 0
+        && out.len() == header.plain_len as usize;
     if whole && header.codec == Codec::Zstd {
         return unpack(payload, out);
     }
-    with_frame(frame, |header, plain| copy_chunks(header, plain, first, count, out))?
+    with_frame(frame, |header, plain| {
+        copy_chunks(header, plain, first, count, out)
+    })?
 }
 
 /// Copies the chunks `first` to `first + count - 1` of a decoded frame into exactly `out`.
@@ -171,7 +216,9 @@ pub fn copy_chunks(
     count: u16,
     out: &mut [u8],
 ) -> std::result::Result<(), FormatError> {
-    let range = header.chunk_ranges(plain)?.range(first.into(), count.into());
+    let range = header
+        .chunk_ranges(plain)?
+        .range(first.into(), count.into());
     match range.and_then(|range| plain.get(range)) {
         Some(bytes) if bytes.len() == out.len() => {
             out.copy_from_slice(bytes);
@@ -197,7 +244,11 @@ pub fn verify(frame: &[u8], key: &IdKey) -> std::result::Result<Vec<ChunkHash>, 
             .filter_map(|n| plain.get(ranges.range(n, 1)?))
             .map(|chunk| key.chunk_hash(chunk))
             .collect();
-        if chunks_digest(&hashes) == header.digest { Ok(hashes) } else { Err(FormatError::Digest { what: "frame" }) }
+        if chunks_digest(&hashes) == header.digest {
+            Ok(hashes)
+        } else {
+            Err(FormatError::Digest { what: "frame" })
+        }
     })?
 }
 
@@ -233,8 +284,14 @@ mod tests {
                 assert_eq!(&out, chunk);
             }
             let mut out = vec![0; whole.len() + 1];
-            assert!(read_chunks(&sealed.bytes, 0, sealed.header.chunks, &mut out).is_err(), "another length");
-            assert_eq!(verify(&sealed.bytes, &IdKey::from_bytes(KEY)).unwrap(), sealed.hashes);
+            assert!(
+                read_chunks(&sealed.bytes, 0, sealed.header.chunks, &mut out).is_err(),
+                "another length"
+            );
+            assert_eq!(
+                verify(&sealed.bytes, &IdKey::from_bytes(KEY)).unwrap(),
+                sealed.hashes
+            );
         }
     }
 

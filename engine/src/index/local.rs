@@ -74,9 +74,14 @@ fn number(bytes: &[u8]) -> Option<u32> {
 impl LocalIndex {
     /// Opens or makes the index in `dir`. If another process has it, reads beside that one.
     pub fn open(dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(|e| Error::io(format!("making {}", dir.display()), e))?;
+        std::fs::create_dir_all(dir)
+            .map_err(|e| Error::io(format!("making {}", dir.display()), e))?;
         let lock_path = dir.join("lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path);
         let lock = lock.map_err(|e| Error::io(format!("opening {}", lock_path.display()), e))?;
         let db_dir = dir.join("db");
         let cache = Cache::new_lru_cache(limits::INDEX_CACHE);
@@ -93,11 +98,13 @@ impl LocalIndex {
     }
 
     fn open_beside(db_dir: &PathBuf, cache: &Cache) -> Result<Self> {
-        let beside = tempfile::tempdir().map_err(|e| Error::io("making a temporary directory", e))?;
+        let beside =
+            tempfile::tempdir().map_err(|e| Error::io("making a temporary directory", e))?;
         let mut options = options(cache);
         // A reader beside the owner must keep its files open: the owner may remove them.
         options.set_max_open_files(-1);
-        let db = DB::open_cf_as_secondary(&options, db_dir, &beside.path().to_path_buf(), [FAMILY]).map_err(failed)?;
+        let db = DB::open_cf_as_secondary(&options, db_dir, &beside.path().to_path_buf(), [FAMILY])
+            .map_err(failed)?;
         db.try_catch_up_with_primary().map_err(failed)?;
         Self::with(db, None, Some(beside))
     }
@@ -107,7 +114,13 @@ impl LocalIndex {
         if let Some(bytes) = db.get(b"next").map_err(failed)? {
             next = number(&bytes).map_or(0, u64::from);
         }
-        Ok(Self { db, lock, _beside: beside, next_pack: AtomicU64::new(next), lookups: AtomicU64::new(0) })
+        Ok(Self {
+            db,
+            lock,
+            _beside: beside,
+            next_pack: AtomicU64::new(next),
+            lookups: AtomicU64::new(0),
+        })
     }
 
     /// False if another process has the index: nothing can be added.
@@ -124,7 +137,11 @@ impl LocalIndex {
 
     /// True if stored segment `id` was taken in.
     pub fn has_segment(&self, id: SegmentId) -> Result<bool> {
-        Ok(self.db.get(key(b's', id.as_bytes())).map_err(failed)?.is_some())
+        Ok(self
+            .db
+            .get(key(b's', id.as_bytes()))
+            .map_err(failed)?
+            .is_some())
     }
 
     /// Remembers that segment `id` was taken in.
@@ -141,8 +158,11 @@ impl LocalIndex {
         if self.db.get(&pack_key).map_err(failed)?.is_some() {
             return Ok(());
         }
-        let pack_number = u32::try_from(self.next_pack.fetch_add(1, Ordering::Relaxed))
-            .map_err(|_| Error::new(Kind::Unsupported, "the local index has 2^32 packs").hint("`cryostore rebuild-index` makes it anew"))?;
+        let pack_number =
+            u32::try_from(self.next_pack.fetch_add(1, Ordering::Relaxed)).map_err(|_| {
+                Error::new(Kind::Unsupported, "the local index has 2^32 packs")
+                    .hint("`cryostore rebuild-index` makes it anew")
+            })?;
         let number_bytes = pack_number.to_le_bytes();
         let mut batch = WriteBatch::default();
         let mut value = [0; 8];
@@ -181,22 +201,33 @@ impl LocalIndex {
     pub fn look_up(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
         self.lookups.fetch_add(ids.len() as u64, Ordering::Relaxed);
         let Some(family) = self.db.cf_handle(FAMILY) else {
-            return Err(Error::new(Kind::Internal, "the local index has no column family"));
+            return Err(Error::new(
+                Kind::Internal,
+                "the local index has no column family",
+            ));
         };
         let keys: Vec<_> = ids.iter().map(|id| key(b'c', id.as_bytes())).collect();
         let found = self.db.batched_multi_get_cf(family, &keys, true);
         found
             .into_iter()
             .map(|value| {
-                let Some(value) = value.map_err(failed)? else { return Ok(None) };
-                let (Some(pack), Some(chunk)) = (number(&value), value.get(4..).and_then(number)) else { return Ok(None) };
+                let Some(value) = value.map_err(failed)? else {
+                    return Ok(None);
+                };
+                let (Some(pack), Some(chunk)) = (number(&value), value.get(4..).and_then(number))
+                else {
+                    return Ok(None);
+                };
                 Ok(self.pack(pack)?.map(|pack| Location { pack, chunk }))
             })
             .collect()
     }
 
     fn pack(&self, pack_number: u32) -> Result<Option<PackId>> {
-        let bytes = self.db.get(key(b'n', &pack_number.to_le_bytes())).map_err(failed)?;
+        let bytes = self
+            .db
+            .get(key(b'n', &pack_number.to_le_bytes()))
+            .map_err(failed)?;
         Ok(bytes.and_then(|bytes| {
             let mut id = [0; 16];
             id.copy_from_slice(bytes.get(..16)?);
@@ -210,7 +241,9 @@ mod tests {
     use super::*;
 
     fn ids(from: u8, count: u8) -> Vec<ChunkId> {
-        (from..from + count).map(|n| ChunkId::from_bytes([n; 16])).collect()
+        (from..from + count)
+            .map(|n| ChunkId::from_bytes([n; 16]))
+            .collect()
     }
 
     #[test]
@@ -225,11 +258,21 @@ mod tests {
         let index = LocalIndex::open(dir.path()).unwrap();
         let wanted = [ids(3, 1), ids(12, 1), ids(99, 1)].concat();
         let found = index.look_up(&wanted).unwrap();
-        assert_eq!(found, [Some(Location { pack: a, chunk: 3 }), Some(Location { pack: b, chunk: 2 }), None]);
+        assert_eq!(
+            found,
+            [
+                Some(Location { pack: a, chunk: 3 }),
+                Some(Location { pack: b, chunk: 2 }),
+                None
+            ]
+        );
         index.forget(a).unwrap();
         assert_eq!(index.look_up(&wanted).unwrap()[0], None);
         index.insert(a, &ids(0, 10)).unwrap();
-        assert_eq!(index.look_up(&wanted).unwrap()[0], Some(Location { pack: a, chunk: 3 }));
+        assert_eq!(
+            index.look_up(&wanted).unwrap()[0],
+            Some(Location { pack: a, chunk: 3 })
+        );
         assert_eq!(index.lookups(), 9);
     }
 
@@ -237,21 +280,34 @@ mod tests {
     fn a_second_reader_neither_waits_nor_writes() {
         let dir = tempfile::tempdir().unwrap();
         let owner = LocalIndex::open(dir.path()).unwrap();
-        owner.insert(PackId::from_bytes([1; 16]), &ids(0, 10)).unwrap();
+        owner
+            .insert(PackId::from_bytes([1; 16]), &ids(0, 10))
+            .unwrap();
         let reader = LocalIndex::open(dir.path()).unwrap();
         assert!(owner.is_owner() && !reader.is_owner());
         assert!(reader.look_up(&ids(3, 1)).unwrap()[0].is_some());
-        reader.insert(PackId::from_bytes([2; 16]), &ids(20, 5)).unwrap();
+        reader
+            .insert(PackId::from_bytes([2; 16]), &ids(20, 5))
+            .unwrap();
         assert!(owner.look_up(&ids(20, 1)).unwrap()[0].is_none());
     }
 
     #[test]
     fn a_damaged_index_is_made_anew() {
         let dir = tempfile::tempdir().unwrap();
-        LocalIndex::open(dir.path()).unwrap().insert(PackId::from_bytes([1; 16]), &ids(0, 10)).unwrap();
+        LocalIndex::open(dir.path())
+            .unwrap()
+            .insert(PackId::from_bytes([1; 16]), &ids(0, 10))
+            .unwrap();
         for entry in std::fs::read_dir(dir.path().join("db")).unwrap() {
             let path = entry.unwrap().path();
-            if path.file_name().unwrap().to_string_lossy().starts_with("MANIFEST") || path.ends_with("CURRENT") {
+            if path
+                .file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with("MANIFEST")
+                || path.ends_with("CURRENT")
+            {
                 std::fs::write(path, "damaged").unwrap();
             }
         }

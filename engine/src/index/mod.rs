@@ -11,9 +11,9 @@ use std::path::Path;
 use cryostore_format::{ChunkId, PackId, SegmentId};
 
 use crate::error::Result;
+use crate::monitor::Monitor;
 #[cfg(feature = "rocksdb")]
 use crate::monitor::Phase;
-use crate::monitor::Monitor;
 use crate::store::Store;
 
 /// Where a chunk lies.
@@ -38,7 +38,9 @@ impl Index {
     #[cfg(feature = "rocksdb")]
     #[must_use]
     pub fn open(dir: Option<&Path>, store: &Store, monitor: &dyn Monitor) -> Self {
-        let Some(dir) = dir else { return Self::default() };
+        let Some(dir) = dir else {
+            return Self::default();
+        };
         let open = || -> Result<local::LocalIndex> {
             let index = local::LocalIndex::open(dir)?;
             if index.is_owner() {
@@ -47,9 +49,13 @@ impl Index {
             Ok(index)
         };
         match open() {
-            Ok(index) => Self { local: Some(std::sync::Arc::new(index)) },
+            Ok(index) => Self {
+                local: Some(std::sync::Arc::new(index)),
+            },
             Err(e) => {
-                monitor.warning(&format!("the local index is not used, deduplication is against the base only: {e}"));
+                monitor.warning(&format!(
+                    "the local index is not used, deduplication is against the base only: {e}"
+                ));
                 Self::default()
             }
         }
@@ -68,7 +74,11 @@ impl Index {
         #[cfg(feature = "rocksdb")]
         if let Some(dir) = dir {
             match local::LocalIndex::open(dir) {
-                Ok(index) => return Self { local: Some(std::sync::Arc::new(index)) },
+                Ok(index) => {
+                    return Self {
+                        local: Some(std::sync::Arc::new(index)),
+                    };
+                }
                 Err(e) => monitor.warning(&format!("the local index cannot be opened: {e}")),
             }
         }

@@ -19,7 +19,10 @@ pub fn object_name(id: SegmentId) -> String {
 pub fn list(store: &Store) -> Result<Vec<(SegmentId, u64)>> {
     let prefix = format!("{PREFIX}/");
     let objects = store.list(PREFIX)?;
-    Ok(objects.iter().filter_map(|o| Some((o.name.strip_prefix(&prefix)?.parse().ok()?, o.len))).collect())
+    Ok(objects
+        .iter()
+        .filter_map(|o| Some((o.name.strip_prefix(&prefix)?.parse().ok()?, o.len)))
+        .collect())
 }
 
 /// Reads a segment.

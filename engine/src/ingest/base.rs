@@ -37,12 +37,26 @@ pub(super) enum BasePage {
 impl Base {
     /// A walk along the pages of one process or segment; none if the base does not have it.
     pub(super) fn walk(&self, of: MapOf, page_size: u32) -> Option<BaseWalk<'_>> {
-        let fits = |map: &&PageMap| map.of == of && !map.stale && map.page_size == page_size && map.stream.is_some();
+        let fits = |map: &&PageMap| {
+            map.of == of && !map.stale && map.page_size == page_size && map.stream.is_some()
+        };
         let map = self.manifest.maps.iter().find(fits)?;
         let stream = map.stream?;
-        let phase_free = self.manifest.streams.get(stream as usize).is_some_and(|s| s.phase == 0 && s.page_size == page_size);
+        let phase_free = self
+            .manifest
+            .streams
+            .get(stream as usize)
+            .is_some_and(|s| s.phase == 0 && s.page_size == page_size);
         let slices = self.manifest.slices(stream).filter(|_| phase_free)?;
-        Some(BaseWalk { runs: map.runs.iter(), run: None, next_in_image: 0, slices, slice: None, slice_start: 0, page_size: page_size.into() })
+        Some(BaseWalk {
+            runs: map.runs.iter(),
+            run: None,
+            next_in_image: 0,
+            slices,
+            slice: None,
+            slice_start: 0,
+            page_size: page_size.into(),
+        })
     }
 
     /// Id → chunk, for all chunks of streams that are no page images, as many as are kept in memory.
@@ -55,16 +69,32 @@ impl Base {
             if stream.page_size != 0 || !matches!(stream.body, Body::Recipe(_)) {
                 continue;
             }
-            for slice in self.manifest.slices(n).into_iter().flatten().map_while(Result::ok) {
+            for slice in self
+                .manifest
+                .slices(n)
+                .into_iter()
+                .flatten()
+                .map_while(Result::ok)
+            {
                 let Slice::Frame(slice) = slice else { continue };
-                let Some(pack) = self.manifest.packs.get(slice.frame.pack as usize) else { continue };
-                let Some(directory) = directory(*pack) else { continue };
+                let Some(pack) = self.manifest.packs.get(slice.frame.pack as usize) else {
+                    continue;
+                };
+                let Some(directory) = directory(*pack) else {
+                    continue;
+                };
                 for number in slice.skip..slice.skip + slice.take {
                     if out.len() >= limits::BASE_CHUNKS {
                         return out;
                     }
                     if let Some(id) = directory.id(slice.frame.first_chunk + u32::from(number)) {
-                        out.insert(id, BaseChunk { frame: slice.frame, number });
+                        out.insert(
+                            id,
+                            BaseChunk {
+                                frame: slice.frame,
+                                number,
+                            },
+                        );
                     }
                 }
             }
@@ -93,7 +123,9 @@ impl BaseWalk<'_> {
         loop {
             match self.run {
                 Some((first, _, _)) if number < first => return None,
-                Some((first, pages, in_image)) if number - first < pages => return self.in_image(in_image + (number - first)),
+                Some((first, pages, in_image)) if number - first < pages => {
+                    return self.in_image(in_image + (number - first));
+                }
                 _ => self.next_run()?,
             }
         }
@@ -116,7 +148,8 @@ impl BaseWalk<'_> {
                         Slice::Zero { .. } => BasePage::Zero,
                         Slice::Frame(slice) => BasePage::Chunk(BaseChunk {
                             frame: slice.frame,
-                            number: slice.skip + u16::try_from(within).ok().filter(|n| *n < slice.take)?,
+                            number: slice.skip
+                                + u16::try_from(within).ok().filter(|n| *n < slice.take)?,
                         }),
                     });
                 }
@@ -135,11 +168,27 @@ mod tests {
     use cryostore_format::recipe::{FrameSlice, RecipeWriter};
 
     fn base() -> Base {
-        let frame = |n: u32| FrameRef { pack: 0, offset: 32 + n * 100, stored_len: 100, first_chunk: n * 16, chunks: 16 };
+        let frame = |n: u32| FrameRef {
+            pack: 0,
+            offset: 32 + n * 100,
+            stored_len: 100,
+            first_chunk: n * 16,
+            chunks: 16,
+        };
         let mut recipe = RecipeWriter::new(4096);
-        recipe.push(Slice::Frame(FrameSlice { frame: frame(0), skip: 0, take: 3, len: 3 * 4096 }));
+        recipe.push(Slice::Frame(FrameSlice {
+            frame: frame(0),
+            skip: 0,
+            take: 3,
+            len: 3 * 4096,
+        }));
         recipe.push(Slice::Zero { len: 2 * 4096 });
-        recipe.push(Slice::Frame(FrameSlice { frame: frame(1), skip: 4, take: 2, len: 2 * 4096 }));
+        recipe.push(Slice::Frame(FrameSlice {
+            frame: frame(1),
+            skip: 4,
+            take: 2,
+            len: 2 * 4096,
+        }));
         let stream = Stream {
             name: b"pages-1.img".to_vec(),
             role: Role::Member,
@@ -149,12 +198,31 @@ mod tests {
             digest: Digest::default(),
             body: Body::Recipe(recipe.finish()),
         };
-        let run = |page_number, pages, place| AddressRun { page_number, pages, place };
-        let runs = vec![run(10, 4, RunPlace::Image), run(14, 5, RunPlace::Parent), run(100, 3, RunPlace::Image)];
-        let map = PageMap { of: MapOf::Process(1), stale: false, stream: Some(0), page_size: 4096, runs };
+        let run = |page_number, pages, place| AddressRun {
+            page_number,
+            pages,
+            place,
+        };
+        let runs = vec![
+            run(10, 4, RunPlace::Image),
+            run(14, 5, RunPlace::Parent),
+            run(100, 3, RunPlace::Image),
+        ];
+        let map = PageMap {
+            of: MapOf::Process(1),
+            stale: false,
+            stream: Some(0),
+            page_size: 4096,
+            runs,
+        };
         Base {
             id: SnapshotId::default(),
-            manifest: Manifest { packs: vec![PackId::default()], streams: vec![stream], layout: Layout::default(), maps: vec![map] },
+            manifest: Manifest {
+                packs: vec![PackId::default()],
+                streams: vec![stream],
+                layout: Layout::default(),
+                maps: vec![map],
+            },
         }
     }
 
@@ -167,12 +235,21 @@ mod tests {
             _ => None,
         };
         assert_eq!((chunk(at(10)), chunk(at(12))), (Some((0, 0)), Some((0, 2))));
-        assert_eq!((at(13), at(100)), (Some(BasePage::Zero), Some(BasePage::Zero)));
-        assert_eq!((chunk(at(101)), chunk(at(102))), (Some((16, 4)), Some((16, 5))));
+        assert_eq!(
+            (at(13), at(100)),
+            (Some(BasePage::Zero), Some(BasePage::Zero))
+        );
+        assert_eq!(
+            (chunk(at(101)), chunk(at(102))),
+            (Some((16, 4)), Some((16, 5)))
+        );
         for hole in [0, 9, 14, 18, 99, 103, u64::MAX] {
             assert_eq!(at(hole), None, "{hole}");
         }
-        assert!(base.walk(MapOf::Process(2), 4096).is_none() && base.walk(MapOf::Process(1), 65536).is_none());
+        assert!(
+            base.walk(MapOf::Process(2), 4096).is_none()
+                && base.walk(MapOf::Process(1), 65536).is_none()
+        );
     }
 
     #[test]

@@ -10,7 +10,8 @@ use cryostore_format::snapshot::{Identity, Producer};
 
 use super::stream::PageSpec;
 use crate::criu::{
-    Arch, Core, ImageName, Inventory, MmImage, Pagemap, PagesFile, image_name, page_size_of, parse_pstree,
+    Arch, Core, ImageName, Inventory, MmImage, Pagemap, PagesFile, image_name, page_size_of,
+    parse_pstree,
 };
 use crate::limits;
 
@@ -65,15 +66,24 @@ impl Facts {
             return 0;
         }
         if split(name).1 == b"dump.log" {
-            return usize::try_from(len).unwrap_or(usize::MAX).min(limits::LOG_HEAD);
+            return usize::try_from(len)
+                .unwrap_or(usize::MAX)
+                .min(limits::LOG_HEAD);
         }
-        let wanted = if self.looks_at(name) { limits::IMAGE_LEN } else { 0 };
+        let wanted = if self.looks_at(name) {
+            limits::IMAGE_LEN
+        } else {
+            0
+        };
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         if wanted == 0 {
             return 0;
         }
         if len > wanted || self.kept + len > limits::IMAGES_TOTAL {
-            self.warn(format!("{} has {len} bytes and is not looked at; it is stored as it is", show(name)));
+            self.warn(format!(
+                "{} has {len} bytes and is not looked at; it is stored as it is",
+                show(name)
+            ));
             return 0;
         }
         len
@@ -119,27 +129,29 @@ impl Facts {
         }
         self.kept += bytes.len();
         let (dir, file) = split(name);
-        let learned = match image_name(file) {
-            ImageName::Inventory => Inventory::parse(bytes).map(|inventory| self.dir(dir).inventory = Some(inventory)),
-            ImageName::Pstree => parse_pstree(bytes).map(|tree| {
-                self.dir(dir).live = Some(tree.iter().map(|process| process.pid).collect());
-            }),
-            ImageName::Pagemap(pid) => Pagemap::parse(bytes).map(|map| self.dir(dir).maps.push((MapOf::Process(pid), map))),
-            ImageName::PagemapShmem(id) => {
-                Pagemap::parse(bytes).map(|map| self.dir(dir).maps.push((MapOf::SharedMemory(id), map)))
-            }
-            ImageName::Mm(pid) => MmImage::parse(bytes).map(|mm| {
-                self.dir(dir).mms.insert(pid, mm);
-            }),
-            ImageName::Core(_) => Core::parse(bytes).map(|core| {
-                let dir = self.dir(dir);
-                dir.arch = dir.arch.or(core.arch);
-            }),
-            _ => {
-                self.learn_description(file, bytes);
-                Ok(())
-            }
-        };
+        let learned =
+            match image_name(file) {
+                ImageName::Inventory => Inventory::parse(bytes)
+                    .map(|inventory| self.dir(dir).inventory = Some(inventory)),
+                ImageName::Pstree => parse_pstree(bytes).map(|tree| {
+                    self.dir(dir).live = Some(tree.iter().map(|process| process.pid).collect());
+                }),
+                ImageName::Pagemap(pid) => Pagemap::parse(bytes)
+                    .map(|map| self.dir(dir).maps.push((MapOf::Process(pid), map))),
+                ImageName::PagemapShmem(id) => Pagemap::parse(bytes)
+                    .map(|map| self.dir(dir).maps.push((MapOf::SharedMemory(id), map))),
+                ImageName::Mm(pid) => MmImage::parse(bytes).map(|mm| {
+                    self.dir(dir).mms.insert(pid, mm);
+                }),
+                ImageName::Core(_) => Core::parse(bytes).map(|core| {
+                    let dir = self.dir(dir);
+                    dir.arch = dir.arch.or(core.arch);
+                }),
+                _ => {
+                    self.learn_description(file, bytes);
+                    Ok(())
+                }
+            };
         if let Err(e) = learned {
             self.warn(format!("{}: {e}; it is stored as it is", show(name)));
         }
@@ -150,14 +162,23 @@ impl Facts {
             let text = String::from_utf8_lossy(bytes);
             let version = text.lines().find_map(|line| line.split_once("Version: "));
             if let Some((_, rest)) = version {
-                self.criu_version = rest.split_whitespace().next().unwrap_or_default().chars().take(40).collect();
+                self.criu_version = rest
+                    .split_whitespace()
+                    .next()
+                    .unwrap_or_default()
+                    .chars()
+                    .take(40)
+                    .collect();
             }
             return;
         }
         match serde_json::from_slice(bytes) {
             Ok(json) if file == b"spec.dump" => self.spec = Some(json),
             Ok(json) => self.config = Some(json),
-            Err(e) => self.warn(format!("{} is no JSON: {e}; it is stored as it is", show(file))),
+            Err(e) => self.warn(format!(
+                "{} is no JSON: {e}; it is stored as it is",
+                show(file)
+            )),
         }
     }
 
@@ -169,7 +190,12 @@ impl Facts {
             ImageName::AmdgpuPages => {
                 let page_size = self.page_size(dir, None);
                 // Every file of the plugin begins with its size, 8 bytes; buffer objects follow.
-                Some(PageSpec { page_size, phase: 8, of: None, runs: Vec::new() })
+                Some(PageSpec {
+                    page_size,
+                    phase: 8,
+                    of: None,
+                    runs: Vec::new(),
+                })
             }
             _ => None,
         }
@@ -188,35 +214,75 @@ impl Facts {
             return None;
         }
         let Some(images) = images else {
-            return Some(PageSpec { page_size: 4096, phase: 0, of: None, runs: Vec::new() });
+            return Some(PageSpec {
+                page_size: 4096,
+                phase: 0,
+                of: None,
+                runs: Vec::new(),
+            });
         };
-        let of_image: Vec<_> = images.maps.iter().filter(|(_, map)| map.pages_id == id).collect();
-        if of_image.iter().any(|(of, map)| !map.is_plain() && images.is_live(*of)) {
-            self.warn(format!("{}/pages-{id}.img is described in a way that is not known; it is stored as it is", show(dir)));
+        let of_image: Vec<_> = images
+            .maps
+            .iter()
+            .filter(|(_, map)| map.pages_id == id)
+            .collect();
+        if of_image
+            .iter()
+            .any(|(of, map)| !map.is_plain() && images.is_live(*of))
+        {
+            self.warn(format!(
+                "{}/pages-{id}.img is described in a way that is not known; it is stored as it is",
+                show(dir)
+            ));
             return None;
         }
         let live = of_image.iter().find(|(of, _)| images.is_live(*of));
         let present = live.and_then(|(_, map)| map.present_pages().ok());
-        let page_size = self.page_size(dir, present.map(|present_pages| PagesFile { len, present_pages }));
+        let page_size = self.page_size(
+            dir,
+            present.map(|present_pages| PagesFile { len, present_pages }),
+        );
         let images = self.dirs.get(dir)?;
-        let mut of_image = images.maps.iter().filter(|(_, map)| map.pages_id == id && map.is_plain());
-        let fits = |map: &Pagemap| map.present_bytes(page_size.into()).is_ok_and(|bytes| bytes == len);
+        let mut of_image = images
+            .maps
+            .iter()
+            .filter(|(_, map)| map.pages_id == id && map.is_plain());
+        let fits = |map: &Pagemap| {
+            map.present_bytes(page_size.into())
+                .is_ok_and(|bytes| bytes == len)
+        };
         // Podman leaves page maps of processes that are gone: the live one counts, then one that fits.
         let chosen = of_image
             .clone()
             .find(|(of, map)| images.is_live(*of) && fits(map))
-            .or_else(|| of_image.clone().find(|(of, _)| images.is_live(*of) && images.live.is_some()))
+            .or_else(|| {
+                of_image
+                    .clone()
+                    .find(|(of, _)| images.is_live(*of) && images.live.is_some())
+            })
             .or_else(|| of_image.find(|(_, map)| fits(map)));
         let runs = chosen.and_then(|(_, map)| {
             let runs = map.runs().ok()?;
-            Some(runs.map(|run| (run.vaddr / u64::from(page_size), run.pages)).collect())
+            Some(
+                runs.map(|run| (run.vaddr / u64::from(page_size), run.pages))
+                    .collect(),
+            )
         });
-        Some(PageSpec { page_size, phase: 0, of: chosen.map(|(of, _)| *of), runs: runs.unwrap_or_default() })
+        Some(PageSpec {
+            page_size,
+            phase: 0,
+            of: chosen.map(|(of, _)| *of),
+            runs: runs.unwrap_or_default(),
+        })
     }
 
     fn page_size(&self, dir: &[u8], file: Option<PagesFile>) -> u32 {
         let mms = self.dirs.get(dir).into_iter().flat_map(|images| {
-            images.mms.iter().filter(|(pid, _)| images.is_live(MapOf::Process(**pid))).map(|(_, mm)| mm)
+            images
+                .mms
+                .iter()
+                .filter(|(pid, _)| images.is_live(MapOf::Process(**pid)))
+                .map(|(_, mm)| mm)
         });
         u32::try_from(page_size_of(mms, file).bytes).unwrap_or(4096)
     }
@@ -245,9 +311,19 @@ impl Facts {
                 let image = images.pages.get(&map.pages_id);
                 let stream = image.and_then(|(_, stream)| *stream);
                 let page_size = stream.map_or(0, &page_size_of);
-                let page_size = if page_size == 0 { self.page_size(dir, None) } else { page_size };
+                let page_size = if page_size == 0 {
+                    self.page_size(dir, None)
+                } else {
+                    page_size
+                };
                 if !stale {
-                    images.complain(name, map, image.map(|(len, _)| *len), page_size.into(), &mut warnings);
+                    images.complain(
+                        name,
+                        map,
+                        image.map(|(len, _)| *len),
+                        page_size.into(),
+                        &mut warnings,
+                    );
                 }
                 if map.present_pages().is_err() || map.parent_pages().is_err() || !map.is_plain() {
                     continue;
@@ -258,9 +334,19 @@ impl Facts {
                         (false, true) => RunPlace::Parent,
                         (false, false) => return None,
                     };
-                    Some(AddressRun { page_number: entry.vaddr / u64::from(page_size), pages: entry.nr_pages, place })
+                    Some(AddressRun {
+                        page_number: entry.vaddr / u64::from(page_size),
+                        pages: entry.nr_pages,
+                        place,
+                    })
                 });
-                out.push(PageMap { of: *of, stale, stream, page_size, runs: runs.collect() });
+                out.push(PageMap {
+                    of: *of,
+                    stale,
+                    stream,
+                    page_size,
+                    runs: runs.collect(),
+                });
             }
         }
         self.warnings.append(&mut warnings);
@@ -282,40 +368,74 @@ impl Facts {
     pub(super) fn identity(&self) -> Identity {
         let annotation = |key: &str| text(self.spec.as_ref(), &["annotations", key]);
         let config = |key: &str| text(self.config.as_ref(), &[key]);
-        let first = |choices: &[String]| choices.iter().find(|text| !text.is_empty()).cloned().unwrap_or_default();
+        let first = |choices: &[String]| {
+            choices
+                .iter()
+                .find(|text| !text.is_empty())
+                .cloned()
+                .unwrap_or_default()
+        };
         Identity {
-            namespace: first(&[annotation("io.kubernetes.cri.sandbox-namespace"), annotation("io.kubernetes.pod.namespace")]),
-            pod: first(&[annotation("io.kubernetes.cri.sandbox-name"), annotation("io.kubernetes.pod.name")]),
+            namespace: first(&[
+                annotation("io.kubernetes.cri.sandbox-namespace"),
+                annotation("io.kubernetes.pod.namespace"),
+            ]),
+            pod: first(&[
+                annotation("io.kubernetes.cri.sandbox-name"),
+                annotation("io.kubernetes.pod.name"),
+            ]),
             container: first(&[
                 annotation("io.kubernetes.cri.container-name"),
                 annotation("io.kubernetes.container.name"),
                 config("name"),
             ]),
-            pod_uid: first(&[annotation("io.kubernetes.cri.sandbox-uid"), annotation("io.kubernetes.pod.uid")]),
+            pod_uid: first(&[
+                annotation("io.kubernetes.cri.sandbox-uid"),
+                annotation("io.kubernetes.pod.uid"),
+            ]),
             node: String::new(),
             container_id: config("id"),
-            image: first(&[config("rootfsImageName"), annotation("io.kubernetes.cri.image-name")]),
+            image: first(&[
+                config("rootfsImageName"),
+                annotation("io.kubernetes.cri.image-name"),
+            ]),
         }
     }
 
     /// What made the checkpoint.
     pub(super) fn producer(&self, page_size: Option<u64>) -> Producer {
         let annotations = self.spec.as_ref().and_then(|spec| spec.get("annotations"));
-        let engine = match text(self.spec.as_ref(), &["annotations", "io.container.manager"]).as_str() {
+        let engine = match text(self.spec.as_ref(), &["annotations", "io.container.manager"])
+            .as_str()
+        {
             "libpod" => "podman",
             "cri-o" => "cri-o",
-            _ if annotations.is_some_and(|a| a.get("io.kubernetes.cri.sandbox-id").is_some()) || self.has_status => "containerd",
+            _ if annotations.is_some_and(|a| a.get("io.kubernetes.cri.sandbox-id").is_some())
+                || self.has_status =>
+            {
+                "containerd"
+            }
             _ if self.dirs.values().any(|images| images.inventory.is_some()) => "criu",
             _ => "",
         };
-        let inventory = self.dirs.values().find_map(|images| images.inventory.as_ref());
+        let inventory = self
+            .dirs
+            .values()
+            .find_map(|images| images.inventory.as_ref());
         Producer {
             engine: engine.to_owned(),
             runtime: text(self.config.as_ref(), &["runtime"]),
             criu_version: self.criu_version.clone(),
-            criu_plugins: inventory.map(|inventory| inventory.plugins.iter().take(32).cloned().collect()).unwrap_or_default(),
+            criu_plugins: inventory
+                .map(|inventory| inventory.plugins.iter().take(32).cloned().collect())
+                .unwrap_or_default(),
             img_version: inventory.map(|inventory| inventory.img_version),
-            arch: self.dirs.values().find_map(|images| images.arch).map(arch_name).unwrap_or_default(),
+            arch: self
+                .dirs
+                .values()
+                .find_map(|images| images.arch)
+                .map(arch_name)
+                .unwrap_or_default(),
             page_size,
         }
     }
@@ -323,14 +443,23 @@ impl Facts {
     /// When the checkpoint was taken: as the engine says, else when CRIU wrote its inventory.
     pub(super) fn dumped(&self) -> Option<String> {
         let said = text(self.config.as_ref(), &["checkpointedTime"]);
-        let said = said.parse::<jiff::Timestamp>().ok().filter(|time| time.as_second() > 0);
-        let written = || self.inventory_mtime.filter(|t| *t > 0).and_then(|t| jiff::Timestamp::from_second(t).ok());
+        let said = said
+            .parse::<jiff::Timestamp>()
+            .ok()
+            .filter(|time| time.as_second() > 0);
+        let written = || {
+            self.inventory_mtime
+                .filter(|t| *t > 0)
+                .and_then(|t| jiff::Timestamp::from_second(t).ok())
+        };
         said.or_else(written).map(|time| time.to_string())
     }
 
     /// True if there is anything of CRIU's.
     pub(super) fn is_checkpoint(&self) -> bool {
-        self.dirs.values().any(|images| images.inventory.is_some() || !images.maps.is_empty() || !images.pages.is_empty())
+        self.dirs.values().any(|images| {
+            images.inventory.is_some() || !images.maps.is_empty() || !images.pages.is_empty()
+        })
     }
 }
 
@@ -351,7 +480,12 @@ fn arch_name(arch: Arch) -> String {
 /// A string within JSON, at most 256 characters of it; empty if it is not there.
 fn text(json: Option<&serde_json::Value>, path: &[&str]) -> String {
     let found = json.and_then(|json| path.iter().try_fold(json, |value, key| value.get(key)));
-    found.and_then(serde_json::Value::as_str).unwrap_or_default().chars().take(256).collect()
+    found
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or_default()
+        .chars()
+        .take(256)
+        .collect()
 }
 
 impl ImageDir {
@@ -364,7 +498,14 @@ impl ImageDir {
     }
 
     /// Says what of a live page map does not fit.
-    fn complain(&self, name: &str, map: &Pagemap, image_len: Option<u64>, page_size: u64, out: &mut Vec<String>) {
+    fn complain(
+        &self,
+        name: &str,
+        map: &Pagemap,
+        image_len: Option<u64>,
+        page_size: u64,
+        out: &mut Vec<String>,
+    ) {
         let claimed = match map.present_bytes(page_size) {
             Ok(claimed) => claimed,
             Err(e) => {
@@ -382,11 +523,16 @@ impl ImageDir {
         }
         let irregular = map.irregularities(page_size);
         if let Some(first) = irregular.first() {
-            out.push(format!("{name}: {} irregular entries, the first: {first}", irregular.len()));
+            out.push(format!(
+                "{name}: {} irregular entries, the first: {first}",
+                irregular.len()
+            ));
         }
     }
 
     fn is_compressed(&self) -> bool {
-        self.inventory.as_ref().is_some_and(|inventory| !inventory.pages_are_raw())
+        self.inventory
+            .as_ref()
+            .is_some_and(|inventory| !inventory.pages_are_raw())
     }
 }

@@ -105,14 +105,23 @@ impl<'r> FrameSink<'r> {
     /// Seals all closed frames and adds them to packs.
     pub(super) fn seal(&mut self, index: &Index, directories: &Directories) -> Result<()> {
         while !self.closed.is_empty() {
-            let batch: Vec<_> = self.closed.drain(..self.closed.len().min(limits::FRAMES_AT_ONCE)).collect();
-            let sealed: Vec<Result<SealedFrame>> = batch.into_par_iter().map(OpenFrame::seal).collect();
+            let batch: Vec<_> = self
+                .closed
+                .drain(..self.closed.len().min(limits::FRAMES_AT_ONCE))
+                .collect();
+            let sealed: Vec<Result<SealedFrame>> =
+                batch.into_par_iter().map(OpenFrame::seal).collect();
             for frame in sealed {
                 let frame = frame?;
                 let env = self.env;
-                let pack = self.pack.get_or_insert_with(|| PackWriter::new(PackId::from_bytes(random_id(env))));
+                let pack = self
+                    .pack
+                    .get_or_insert_with(|| PackWriter::new(PackId::from_bytes(random_id(env))));
                 let entry = pack.push(&frame)?;
-                self.placed.push(Placed { pack: pack.id(), entry });
+                self.placed.push(Placed {
+                    pack: pack.id(),
+                    entry,
+                });
                 if pack.is_full() {
                     self.end_pack(index, directories)?;
                 }
@@ -122,13 +131,20 @@ impl<'r> FrameSink<'r> {
     }
 
     fn end_pack(&mut self, index: &Index, directories: &Directories) -> Result<()> {
-        let Some(pack) = self.pack.take() else { return Ok(()) };
+        let Some(pack) = self.pack.take() else {
+            return Ok(());
+        };
         let sealed = pack.finish()?;
         let pack_len = sealed.bytes.len() as u64;
         directories.keep(sealed.id, pack_len, &sealed.tail);
         self.put.packs += 1;
         self.put_object(object_name(sealed.id), sealed.bytes)?;
-        let (ids, id, index, done) = (sealed.ids.clone(), sealed.id, index.clone(), self.index_results.0.clone());
+        let (ids, id, index, done) = (
+            sealed.ids.clone(),
+            sealed.id,
+            index.clone(),
+            self.index_results.0.clone(),
+        );
         self.index_jobs += 1;
         rayon::spawn(move || {
             let inserted = index.insert(id, &ids);
@@ -136,8 +152,18 @@ impl<'r> FrameSink<'r> {
             drop(index);
             let _ = done.send(inserted);
         });
-        self.unlisted.push(PackIds { pack: sealed.id, pack_len, ids: sealed.ids });
-        if self.unlisted.iter().map(|pack| pack.ids.len()).sum::<usize>() >= limits::SEGMENT_IDS {
+        self.unlisted.push(PackIds {
+            pack: sealed.id,
+            pack_len,
+            ids: sealed.ids,
+        });
+        if self
+            .unlisted
+            .iter()
+            .map(|pack| pack.ids.len())
+            .sum::<usize>()
+            >= limits::SEGMENT_IDS
+        {
             self.put_segment()?;
         }
         Ok(())
@@ -191,8 +217,14 @@ pub(super) struct Finished {
 impl Finished {
     /// Waits until the local index has the ids of this session; it is a cache, so that a failure is only told.
     pub(super) fn settle_index(self, index: &Index) {
-        let failed = (0..self.index_jobs).filter_map(|_| self.index_results.recv().ok()?.err()).next();
-        let marked = || self.segments.iter().try_for_each(|id| index.mark_segment(*id));
+        let failed = (0..self.index_jobs)
+            .filter_map(|_| self.index_results.recv().ok()?.err())
+            .next();
+        let marked = || {
+            self.segments
+                .iter()
+                .try_for_each(|id| index.mark_segment(*id))
+        };
         if let Some(e) = failed.or_else(|| marked().err()) {
             tracing::warn!("the local index lacks the ids of this import: {e}");
         }

@@ -81,7 +81,12 @@ pub struct Imported {
 }
 
 /// Imports an archive. After `Ok`, and only then, it is stored.
-pub fn import(repo: &Repository, source: Source, options: &ImportOptions, monitor: &dyn Monitor) -> Result<Imported> {
+pub fn import(
+    repo: &Repository,
+    source: Source,
+    options: &ImportOptions,
+    monitor: &dyn Monitor,
+) -> Result<Imported> {
     let mut facts = Facts::default();
     let mut opened = Opened::new(source, &mut facts)?;
     let plan = Plan::new(repo, &facts, options, monitor)?;
@@ -89,7 +94,9 @@ pub fn import(repo: &Repository, source: Source, options: &ImportOptions, monito
     let mut writer = Writer::new(repo, base.as_ref(), monitor);
     let mut front = TarFront::new(&mut writer)?;
 
-    let digest = read_slabs(&mut opened, monitor, |slab| front.push(slab, &mut writer, &mut facts))?;
+    let digest = read_slabs(&mut opened, monitor, |slab| {
+        front.push(slab, &mut writer, &mut facts)
+    })?;
     let (mut layout, end) = front.finish(&mut writer, &mut facts)?;
     opened.check_unchanged()?;
     layout.digest = Some(digest);
@@ -99,13 +106,22 @@ pub fn import(repo: &Repository, source: Source, options: &ImportOptions, monito
     if end.garbage {
         facts.warn("there are bytes after the end of the archive; they are stored too");
     }
-    let made = Made { kind: opened.kind, outer: opened.bytes.outer(), layout };
+    let made = Made {
+        kind: opened.kind,
+        outer: opened.bytes.outer(),
+        layout,
+    };
     plan.commit(repo, writer, facts, made, base.as_ref(), options, monitor)
 }
 
 /// Reads all of a source in slabs, digests them, and hands them on, in order.
-fn read_slabs(opened: &mut Opened, monitor: &dyn Monitor, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<Digest> {
-    let (full, slabs) = mpsc::sync_channel::<std::io::Result<(Vec<u8>, usize)>>(limits::SLABS_WAITING);
+fn read_slabs(
+    opened: &mut Opened,
+    monitor: &dyn Monitor,
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<Digest> {
+    let (full, slabs) =
+        mpsc::sync_channel::<std::io::Result<(Vec<u8>, usize)>>(limits::SLABS_WAITING);
     let (empty, reuse) = mpsc::channel::<Vec<u8>>();
     let name = opened.name.clone();
     let total = opened.total;
@@ -114,7 +130,9 @@ fn read_slabs(opened: &mut Opened, monitor: &dyn Monitor, mut take: impl FnMut(&
         let reader = scope.spawn(move || {
             let mut hasher = blake3::Hasher::new();
             loop {
-                let mut slab = reuse.try_recv().unwrap_or_else(|_| vec![0; limits::SLAB_LEN]);
+                let mut slab = reuse
+                    .try_recv()
+                    .unwrap_or_else(|_| vec![0; limits::SLAB_LEN]);
                 match fill(bytes, &mut slab) {
                     Ok(0) => break,
                     Ok(len) => {
@@ -143,14 +161,18 @@ fn read_slabs(opened: &mut Opened, monitor: &dyn Monitor, mut take: impl FnMut(&
             let _ = empty.send(slab);
         }
         drop(slabs);
-        reader.join().map_err(|_| Error::new(Kind::Internal, "the reading thread ended by a bug"))
+        reader
+            .join()
+            .map_err(|_| Error::new(Kind::Internal, "the reading thread ended by a bug"))
     })
 }
 
 fn unreadable(name: &str, e: std::io::Error) -> Error {
     use std::io::ErrorKind as Io;
     match e.kind() {
-        Io::InvalidData | Io::InvalidInput | Io::UnexpectedEof | Io::Other if e.raw_os_error().is_none() => {
+        Io::InvalidData | Io::InvalidInput | Io::UnexpectedEof | Io::Other
+            if e.raw_os_error().is_none() =>
+        {
             Error::new(Kind::Invalid, format!("{name}: {e}"))
                 .hint("look whether the checkpoint was written completely; nothing was stored")
                 .because(e)
@@ -190,7 +212,13 @@ struct Made {
 fn identity(facts: &Facts, options: &ImportOptions) -> Identity {
     let found = facts.identity();
     let given = &options.identity;
-    let or = |given: &String, found: String| if given.is_empty() { found } else { given.clone() };
+    let or = |given: &String, found: String| {
+        if given.is_empty() {
+            found
+        } else {
+            given.clone()
+        }
+    };
     Identity {
         namespace: or(&given.namespace, found.namespace),
         pod: or(&given.pod, found.pod),
@@ -203,11 +231,18 @@ fn identity(facts: &Facts, options: &ImportOptions) -> Identity {
 }
 
 fn check_options(options: &ImportOptions) -> Result<()> {
-    let too_long = options.labels.iter().find(|label| label.len() > limits::LABEL_LEN || label.is_empty());
+    let too_long = options
+        .labels
+        .iter()
+        .find(|label| label.len() > limits::LABEL_LEN || label.is_empty());
     if options.labels.len() > limits::LABELS || too_long.is_some() {
         return Err(Error::new(
             Kind::Invalid,
-            format!("a snapshot has at most {} labels of 1 to {} bytes", limits::LABELS, limits::LABEL_LEN),
+            format!(
+                "a snapshot has at most {} labels of 1 to {} bytes",
+                limits::LABELS,
+                limits::LABEL_LEN
+            ),
         )
         .hint("use fewer or shorter labels"));
     }
@@ -215,13 +250,20 @@ fn check_options(options: &ImportOptions) -> Result<()> {
 }
 
 impl<'r> Plan<'r> {
-    fn new(repo: &'r Repository, facts: &Facts, options: &ImportOptions, monitor: &dyn Monitor) -> Result<Self> {
+    fn new(
+        repo: &'r Repository,
+        facts: &Facts,
+        options: &ImportOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<Self> {
         repo.require(Role::Write)?;
         check_options(options)?;
         keep_going(monitor)?;
         let started = repo.env().elapsed();
         let who = identity(facts, options);
-        let known = [&who.namespace, &who.pod, &who.container].iter().any(|name| !name.is_empty());
+        let known = [&who.namespace, &who.pod, &who.container]
+            .iter()
+            .any(|name| !name.is_empty());
         let lineage = if known {
             repo.key().lineage(&who.namespace, &who.pod, &who.container)
         } else {
@@ -229,22 +271,39 @@ impl<'r> Plan<'r> {
         };
         let snapshot = SnapshotId::from_bytes(random_id(repo.env()));
         let session = Session::start(repo, Work::Import, Some(Place { lineage, snapshot }))?;
-        Ok(Self { session, lineage, snapshot, started })
+        Ok(Self {
+            session,
+            lineage,
+            snapshot,
+            started,
+        })
     }
 
     /// Loads what to compare with. A base that cannot be read costs space, not the import.
-    fn base(&self, repo: &Repository, options: &ImportOptions, monitor: &dyn Monitor) -> Result<Option<Base>> {
+    fn base(
+        &self,
+        repo: &Repository,
+        options: &ImportOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Base>> {
         let record = match &options.base {
             BaseChoice::None => None,
             BaseChoice::Newest => {
                 let list = repo.snapshots_of(self.lineage)?;
                 list.snapshots.into_iter().next()
             }
-            BaseChoice::Snapshot(text) => Some(repo.snapshots()?.find(text, &Filter::default())?.clone()),
+            BaseChoice::Snapshot(text) => {
+                Some(repo.snapshots()?.find(text, &Filter::default())?.clone())
+            }
         };
-        let Some(record) = record else { return Ok(None) };
+        let Some(record) = record else {
+            return Ok(None);
+        };
         match repo.manifest(&record) {
-            Ok(manifest) => Ok(Some(Base { id: record.id, manifest })),
+            Ok(manifest) => Ok(Some(Base {
+                id: record.id,
+                manifest,
+            })),
             Err(e) => {
                 monitor.warning(&format!("not compared with {}: {e}", record.id));
                 Ok(None)
@@ -252,7 +311,10 @@ impl<'r> Plan<'r> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call, at the end, of what the parts have made")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, at the end, of what the parts have made"
+    )]
     fn commit<'w>(
         self,
         repo: &Repository,
@@ -271,13 +333,29 @@ impl<'r> Plan<'r> {
             facts.warn("there are no CRIU images in it; it is stored as it is");
         }
         let requires = self.parent(repo, &maps, options, &mut facts)?;
-        let page_size = maps.iter().find(|map| !map.stale).map(|map| u64::from(map.page_size));
-        let archive =
-            Archive { kind: made.kind, bytes: made.layout.len, digest: made.layout.digest, outer: made.outer };
-        let manifest = Manifest { packs: written.packs, streams, layout: made.layout, maps };
+        let page_size = maps
+            .iter()
+            .find(|map| !map.stale)
+            .map(|map| u64::from(map.page_size));
+        let archive = Archive {
+            kind: made.kind,
+            bytes: made.layout.len,
+            digest: made.layout.digest,
+            outer: made.outer,
+        };
+        let manifest = Manifest {
+            packs: written.packs,
+            streams,
+            layout: made.layout,
+            maps,
+        };
         let bytes = manifest.encode();
         let id = ManifestId::from_bytes(random_id(repo.env()));
-        let manifest = ManifestRef { id, bytes: bytes.len() as u64, digest: Digest::of(&bytes) };
+        let manifest = ManifestRef {
+            id,
+            bytes: bytes.len() as u64,
+            digest: Digest::of(&bytes),
+        };
         uploading.put(manifest_name(id), bytes)?;
         keep_going(monitor)?;
         let (finished, index) = uploading.finish()?;
@@ -317,7 +395,10 @@ impl<'r> Plan<'r> {
         repo.commit(&self.session, &snapshot)?;
         let index_lookups = index.lookups();
         finished.settle_index(&index);
-        Ok(Imported { snapshot, index_lookups })
+        Ok(Imported {
+            snapshot,
+            index_lookups,
+        })
     }
 
     /// The snapshot that holds the pages which are in CRIU's parent directory.
@@ -328,7 +409,10 @@ impl<'r> Plan<'r> {
         options: &ImportOptions,
         facts: &mut Facts,
     ) -> Result<Option<SnapshotId>> {
-        let needed: Vec<_> = maps.iter().filter(|map| !map.stale && parent_pages(map) > 0).collect();
+        let needed: Vec<_> = maps
+            .iter()
+            .filter(|map| !map.stale && parent_pages(map) > 0)
+            .collect();
         if needed.is_empty() && options.criu_parent.is_none() {
             return Ok(None);
         }
@@ -337,7 +421,10 @@ impl<'r> Plan<'r> {
             Some(text) => {
                 let list = repo.snapshots()?;
                 let record = list.find(text, &Filter::default())?.clone();
-                SnapshotList { snapshots: vec![record], ..SnapshotList::default() }
+                SnapshotList {
+                    snapshots: vec![record],
+                    ..SnapshotList::default()
+                }
             }
             None => repo.snapshots_of(self.lineage)?,
         };
@@ -351,7 +438,11 @@ impl<'r> Plan<'r> {
             return Err(Error::new(Kind::Invalid, format!("the snapshot that was named as CRIU's parent does not have all of {pages} pages"))
                 .hint("name the checkpoint that was CRIU's --prev-images-dir or --parent-path"));
         }
-        let link = if facts.has_parent_link() { "" } else { ", and there is no link `parent`" };
+        let link = if facts.has_parent_link() {
+            ""
+        } else {
+            ", and there is no link `parent`"
+        };
         facts.warn(format!(
             "{pages} pages are in CRIU's parent directory, which is not stored{link}: without it the checkpoint cannot be restored. Import that checkpoint before this one"
         ));
@@ -362,36 +453,55 @@ impl<'r> Plan<'r> {
 fn attach(writer: &mut Writer<'_>, options: &ImportOptions) -> Result<Vec<Attachment>> {
     let mut out = Vec::new();
     for (name, bytes) in &options.attachments {
-        let spec = StreamSpec { name: name.clone().into_bytes(), role: StreamRole::Attachment, pages: None };
+        let spec = StreamSpec {
+            name: name.clone().into_bytes(),
+            role: StreamRole::Attachment,
+            pages: None,
+        };
         let mut stream = writer.open(spec)?;
         writer.write(&mut stream, bytes)?;
         writer.close(stream)?;
-        out.push(Attachment { name: name.clone(), bytes: bytes.len() as u64 });
+        out.push(Attachment {
+            name: name.clone(),
+            bytes: bytes.len() as u64,
+        });
     }
     Ok(out)
 }
 
 fn parent_pages(map: &PageMap) -> u64 {
-    map.runs.iter().filter(|run| run.place == RunPlace::Parent).fold(0, |sum, run| sum.saturating_add(run.pages))
+    map.runs
+        .iter()
+        .filter(|run| run.place == RunPlace::Parent)
+        .fold(0, |sum, run| sum.saturating_add(run.pages))
 }
 
 /// True if a manifest has, in an image or again in a parent, every page that `map` says is in the parent.
 fn covers(manifest: &Manifest, map: &PageMap) -> bool {
-    let same = |other: &&PageMap| other.of == map.of && other.page_size == map.page_size && !other.stale;
-    let Some(other) = manifest.maps.iter().find(same) else { return false };
-    let mut spans: Vec<(u64, u64)> =
-        other.runs.iter().map(|run| (run.page_number, run.page_number.saturating_add(run.pages))).collect();
+    let same =
+        |other: &&PageMap| other.of == map.of && other.page_size == map.page_size && !other.stale;
+    let Some(other) = manifest.maps.iter().find(same) else {
+        return false;
+    };
+    let mut spans: Vec<(u64, u64)> = other
+        .runs
+        .iter()
+        .map(|run| (run.page_number, run.page_number.saturating_add(run.pages)))
+        .collect();
     spans.sort_unstable();
-    map.runs.iter().filter(|run| run.place == RunPlace::Parent).all(|run| {
-        let mut at = run.page_number;
-        let end = run.page_number.saturating_add(run.pages);
-        for (from, to) in &spans {
-            if *from <= at && *to > at {
-                at = *to;
+    map.runs
+        .iter()
+        .filter(|run| run.place == RunPlace::Parent)
+        .all(|run| {
+            let mut at = run.page_number;
+            let end = run.page_number.saturating_add(run.pages);
+            for (from, to) in &spans {
+                if *from <= at && *to > at {
+                    at = *to;
+                }
             }
-        }
-        at >= end
-    })
+            at >= end
+        })
 }
 
 /// What a page map describes, for messages.

@@ -40,7 +40,11 @@ impl Source {
     /// A file or a directory.
     pub fn at(path: &Path) -> Result<Self> {
         let meta = path.metadata().map_err(|e| Error::io(path.display(), e))?;
-        Ok(if meta.is_dir() { Self::Directory(path.to_path_buf()) } else { Self::File(path.to_path_buf()) })
+        Ok(if meta.is_dir() {
+            Self::Directory(path.to_path_buf())
+        } else {
+            Self::File(path.to_path_buf())
+        })
     }
 }
 
@@ -92,7 +96,13 @@ impl Opened {
             Source::Directory(path) => Self::directory(&path, facts),
             Source::Stream(stream) => {
                 let bytes = unpack(stream).map_err(|e| Error::io("the input", e))?;
-                Ok(Self { bytes, kind: ArchiveKind::Tar, total: None, name: "the input".to_owned(), watched: None })
+                Ok(Self {
+                    bytes,
+                    kind: ArchiveKind::Tar,
+                    total: None,
+                    name: "the input".to_owned(),
+                    watched: None,
+                })
             }
         }
     }
@@ -105,43 +115,76 @@ impl Opened {
         let mut head = [0; 4];
         let head_len = file.read_at(&mut head, 0).map_err(failed)?;
         let (bytes, total) = if let Some(compression) = sniff(&head[..head_len]) {
-            (Bytes::Unpacking(Unpacking::new(compression, file).map_err(failed)?), None)
+            (
+                Bytes::Unpacking(Unpacking::new(compression, file).map_err(failed)?),
+                None,
+            )
         } else {
             scan(&mut file, facts).map_err(failed)?;
             file.seek(SeekFrom::Start(0)).map_err(failed)?;
             (Bytes::File(file), Some(meta.len()))
         };
-        Ok(Self { bytes, kind: ArchiveKind::Tar, total, name, watched: Some((path, meta)) })
+        Ok(Self {
+            bytes,
+            kind: ArchiveKind::Tar,
+            total,
+            name,
+            watched: Some((path, meta)),
+        })
     }
 
     fn directory(path: &Path, facts: &mut Facts) -> Result<Self> {
         let tar = DirectoryTar::open(path)?;
-        tar.skipped().iter().for_each(|text| facts.warn(text.as_str()));
+        tar.skipped()
+            .iter()
+            .for_each(|text| facts.warn(text.as_str()));
         for (name, path, len) in tar.files() {
             let wanted = facts.wants(name, *len);
             if wanted > 0 {
                 let mut bytes = Vec::with_capacity(wanted);
-                let read = File::open(path).and_then(|file| file.take(wanted as u64).read_to_end(&mut bytes));
+                let read = File::open(path)
+                    .and_then(|file| file.take(wanted as u64).read_to_end(&mut bytes));
                 read.map_err(|e| Error::io(path.display(), e))?;
                 facts.learn(name, &bytes);
             }
         }
         let total = tar.total();
         let name = path.display().to_string();
-        Ok(Self { bytes: Bytes::Directory(Box::new(tar)), kind: ArchiveKind::Directory, total: Some(total), name, watched: None })
+        Ok(Self {
+            bytes: Bytes::Directory(Box::new(tar)),
+            kind: ArchiveKind::Directory,
+            total: Some(total),
+            name,
+            watched: None,
+        })
     }
 
     /// An error if the file is not what it was when it was opened.
     pub(super) fn check_unchanged(&self) -> Result<()> {
-        let Some((path, before)) = &self.watched else { return Ok(()) };
+        let Some((path, before)) = &self.watched else {
+            return Ok(());
+        };
         let now = path.metadata().map_err(|e| Error::io(&self.name, e))?;
-        let state = |meta: &Metadata| (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec());
+        let state = |meta: &Metadata| {
+            (
+                meta.dev(),
+                meta.ino(),
+                meta.len(),
+                meta.mtime(),
+                meta.mtime_nsec(),
+            )
+        };
         if state(before) == state(&now) {
             return Ok(());
         }
         Err(Error::new(
             Kind::Invalid,
-            format!("{} changed while it was read: {} bytes before, {} now", self.name, before.len(), now.len()),
+            format!(
+                "{} changed while it was read: {} bytes before, {} now",
+                self.name,
+                before.len(),
+                now.len()
+            ),
         )
         .hint("wait until the checkpoint is complete, then import it again; nothing was stored"))
     }

@@ -23,7 +23,10 @@ pub(super) struct Addresses {
 
 impl Addresses {
     pub(super) fn new(runs: Vec<(u64, u64)>) -> Self {
-        Self { runs: runs.into_iter(), run: None }
+        Self {
+            runs: runs.into_iter(),
+            run: None,
+        }
     }
 
     /// Page number of the next page of the image; none beyond what the page map describes.
@@ -53,7 +56,7 @@ pub(super) enum Cut<'b> {
         /// A page that is not complete yet.
         rest: Vec<u8>,
         addresses: Addresses,
-        walk: Option<BaseWalk<'b>>,
+        walk: Option<Box<BaseWalk<'b>>>,
     },
     /// By content.
     Content(Cutter),
@@ -81,7 +84,12 @@ pub(super) struct PageSpec {
 #[derive(Debug, Clone, Copy)]
 enum Waiting {
     Placed(Slice),
-    Frame { frame: FrameNumber, skip: u16, take: u16, len: u64 },
+    Frame {
+        frame: FrameNumber,
+        skip: u16,
+        take: u16,
+        len: u64,
+    },
 }
 
 /// A stream that is being taken apart.
@@ -122,13 +130,23 @@ impl<'b> OpenStream<'b> {
     /// A chunk comes next that lies in the store.
     pub(super) fn stored(&mut self, hash: &ChunkHash, frame: FrameRef, number: u16, len: u64) {
         self.account(hash, len);
-        self.wait(Waiting::Placed(Slice::Frame(FrameSlice { frame, skip: number, take: 1, len })));
+        self.wait(Waiting::Placed(Slice::Frame(FrameSlice {
+            frame,
+            skip: number,
+            take: 1,
+            len,
+        })));
     }
 
     /// A chunk comes next that is in a frame of this session.
     pub(super) fn in_frame(&mut self, hash: &ChunkHash, frame: FrameNumber, number: u16, len: u64) {
         self.account(hash, len);
-        self.wait(Waiting::Frame { frame, skip: number, take: 1, len });
+        self.wait(Waiting::Frame {
+            frame,
+            skip: number,
+            take: 1,
+            len,
+        });
     }
 
     fn account(&mut self, hash: &ChunkHash, len: u64) {
@@ -140,23 +158,42 @@ impl<'b> OpenStream<'b> {
     /// A stretch of zeros counts as one, however it was cut.
     fn end_zeros(&mut self) {
         if self.zeros > 0 {
-            self.digest.update(&zeros_mark(std::mem::take(&mut self.zeros)));
+            self.digest
+                .update(&zeros_mark(std::mem::take(&mut self.zeros)));
         }
     }
 
     fn wait(&mut self, next: Waiting) {
         match (self.waiting.back_mut(), next) {
-            (Some(Waiting::Placed(Slice::Zero { len })), Waiting::Placed(Slice::Zero { len: more })) => *len += more,
+            (
+                Some(Waiting::Placed(Slice::Zero { len })),
+                Waiting::Placed(Slice::Zero { len: more }),
+            ) => *len += more,
             (
                 Some(Waiting::Placed(Slice::Frame(last))),
-                Waiting::Placed(Slice::Frame(FrameSlice { frame, skip, take, len })),
+                Waiting::Placed(Slice::Frame(FrameSlice {
+                    frame,
+                    skip,
+                    take,
+                    len,
+                })),
             ) if last.frame == frame && last.skip + last.take == skip => {
                 last.take += take;
                 last.len += len;
             }
             (
-                Some(Waiting::Frame { frame, skip, take, len }),
-                Waiting::Frame { frame: next, skip: next_skip, take: more, len: more_len },
+                Some(Waiting::Frame {
+                    frame,
+                    skip,
+                    take,
+                    len,
+                }),
+                Waiting::Frame {
+                    frame: next,
+                    skip: next_skip,
+                    take: more,
+                    len: more_len,
+                },
             ) if *frame == next && *skip + *take == next_skip => {
                 *take += more;
                 *len += more_len;
@@ -170,8 +207,18 @@ impl<'b> OpenStream<'b> {
         while let Some(next) = self.waiting.front() {
             let slice = match *next {
                 Waiting::Placed(slice) => slice,
-                Waiting::Frame { frame, skip, take, len } => match place(frame) {
-                    Some(frame) => Slice::Frame(FrameSlice { frame, skip, take, len }),
+                Waiting::Frame {
+                    frame,
+                    skip,
+                    take,
+                    len,
+                } => match place(frame) {
+                    Some(frame) => Slice::Frame(FrameSlice {
+                        frame,
+                        skip,
+                        take,
+                        len,
+                    }),
                     None => return,
                 },
             };

@@ -22,8 +22,8 @@ const LAYOUT_WAITING: usize = 256 << 10;
 enum Body<'r> {
     /// The first bytes of a member, which tell what it is.
     Undecided(Vec<u8>),
-    Stream(OpenStream<'r>),
-    Nested(OpenStream<'r>, Nested),
+    Stream(Box<OpenStream<'r>>),
+    Nested(Box<OpenStream<'r>>, Box<Nested>),
     Gzip(Vec<u8>),
 }
 
@@ -55,7 +55,11 @@ pub(super) struct TarFront<'r> {
 
 impl<'r> TarFront<'r> {
     pub(super) fn new(writer: &mut Writer<'r>) -> Result<Self> {
-        let layout = writer.open(StreamSpec { name: Vec::new(), role: Role::Layout, pages: None })?;
+        let layout = writer.open(StreamSpec {
+            name: Vec::new(),
+            role: Role::Layout,
+            pages: None,
+        })?;
         Ok(Self {
             reader: TarReader::new(),
             layout_stream: Some(layout),
@@ -67,7 +71,12 @@ impl<'r> TarFront<'r> {
     }
 
     /// The next bytes of the tar.
-    pub(super) fn push(&mut self, mut bytes: &[u8], writer: &mut Writer<'r>, facts: &mut Facts) -> Result<()> {
+    pub(super) fn push(
+        &mut self,
+        mut bytes: &[u8],
+        writer: &mut Writer<'r>,
+        facts: &mut Facts,
+    ) -> Result<()> {
         loop {
             let span = self.reader.next(bytes).map_err(not_a_tar)?;
             let Some(span) = span else { return Ok(()) };
@@ -92,22 +101,41 @@ impl<'r> TarFront<'r> {
     }
 
     /// Ends the tar.
-    pub(super) fn finish(mut self, writer: &mut Writer<'r>, facts: &mut Facts) -> Result<(Layout, TarEnd)> {
+    pub(super) fn finish(
+        mut self,
+        writer: &mut Writer<'r>,
+        facts: &mut Facts,
+    ) -> Result<(Layout, TarEnd)> {
         self.push(&[], writer, facts)?;
         let len = self.reader.position();
-        let end = std::mem::take(&mut self.reader).finish().map_err(not_a_tar)?;
+        let end = std::mem::take(&mut self.reader)
+            .finish()
+            .map_err(not_a_tar)?;
         if end.members == 0 {
-            return Err(Error::new(Kind::Invalid, format!("the archive is empty: {len} bytes and no member"))
-                .hint("look whether the checkpoint was written completely"));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("the archive is empty: {len} bytes and no member"),
+            )
+            .hint("look whether the checkpoint was written completely"));
         }
         self.write_layout(writer)?;
         if let Some(layout) = self.layout_stream.take() {
             writer.close(layout)?;
         }
         if self.literal > 0 {
-            self.pieces.push(Piece { literal: self.literal, stream: None });
+            self.pieces.push(Piece {
+                literal: self.literal,
+                stream: None,
+            });
         }
-        Ok((Layout { pieces: self.pieces, len, digest: None }, end))
+        Ok((
+            Layout {
+                pieces: self.pieces,
+                len,
+                digest: None,
+            },
+            end,
+        ))
     }
 
     fn write_layout(&mut self, writer: &mut Writer<'r>) -> Result<()> {
@@ -130,7 +158,9 @@ impl<'r> TarFront<'r> {
     }
 
     fn data(&mut self, data: &[u8], writer: &mut Writer<'r>, facts: &mut Facts) -> Result<()> {
-        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
         if current.kept.len() < current.wanted {
             let take = (current.wanted - current.kept.len()).min(data.len());
             current.kept.extend_from_slice(&data[..take]);
@@ -153,18 +183,28 @@ impl<'r> TarFront<'r> {
     }
 
     fn end(&mut self, writer: &mut Writer<'r>, facts: &mut Facts) -> Result<()> {
-        let Some(current) = self.current.take() else { return Ok(()) };
+        let Some(current) = self.current.take() else {
+            return Ok(());
+        };
         if current.wanted > 0 {
             facts.learn(&current.name, &current.kept);
         }
         let stream = match current.body {
-            Body::Stream(stream) | Body::Nested(stream, _) => writer.close(stream)?,
+            Body::Stream(stream) | Body::Nested(stream, _) => writer.close(*stream)?,
             Body::Gzip(bytes) => gzip_member(current.name.clone(), &bytes, writer)?,
             // A member always decides by its last byte.
-            Body::Undecided(_) => return Err(Error::new(Kind::Internal, "a member ended before it was known what it is")),
+            Body::Undecided(_) => {
+                return Err(Error::new(
+                    Kind::Internal,
+                    "a member ended before it was known what it is",
+                ));
+            }
         };
         facts.stored(&current.name, current.len, stream);
-        self.pieces.push(Piece { literal: std::mem::take(&mut self.literal), stream: Some(stream) });
+        self.pieces.push(Piece {
+            literal: std::mem::take(&mut self.literal),
+            stream: Some(stream),
+        });
         Ok(())
     }
 }
@@ -176,17 +216,28 @@ fn not_a_tar(e: crate::archive::tar::TarError) -> Error {
 }
 
 /// What a member is, by its name and its first bytes.
-fn decide<'r>(name: &[u8], len: u64, head: &[u8], writer: &mut Writer<'r>, facts: &mut Facts) -> Result<Body<'r>> {
-    let member = |pages| StreamSpec { name: name.to_vec(), role: Role::Member, pages };
+fn decide<'r>(
+    name: &[u8],
+    len: u64,
+    head: &[u8],
+    writer: &mut Writer<'r>,
+    facts: &mut Facts,
+) -> Result<Body<'r>> {
+    let member = |pages| StreamSpec {
+        name: name.to_vec(),
+        role: Role::Member,
+        pages,
+    };
     if let Some(pages) = facts.page_image(name, len) {
-        return writer.open(member(Some(pages))).map(Body::Stream);
+        let stream = writer.open(member(Some(pages)))?;
+        return Ok(Body::Stream(Box::new(stream)));
     }
     if head.starts_with(&[0x1f, 0x8b]) && len <= limits::GZIP_COMPRESSED as u64 {
         return Ok(Body::Gzip(Vec::new()));
     }
-    let stream = writer.open(member(None))?;
+    let stream = Box::new(writer.open(member(None))?);
     if looks_like_tar(head) {
-        return Ok(Body::Nested(stream, Nested::new()));
+        return Ok(Body::Nested(stream, Box::new(Nested::new())));
     }
     Ok(Body::Stream(stream))
 }
@@ -205,10 +256,18 @@ impl<'r> Body<'r> {
 
 impl Nested {
     fn new() -> Self {
-        Self { tar: Some(TarReader::new()), in_large: false }
+        Self {
+            tar: Some(TarReader::new()),
+            in_large: false,
+        }
     }
 
-    fn write<'r>(&mut self, stream: &mut OpenStream<'r>, mut data: &[u8], writer: &mut Writer<'r>) -> Result<()> {
+    fn write<'r>(
+        &mut self,
+        stream: &mut OpenStream<'r>,
+        mut data: &[u8],
+        writer: &mut Writer<'r>,
+    ) -> Result<()> {
         while let Some(tar) = &mut self.tar {
             match tar.next(data) {
                 Ok(None) => return Ok(()),
@@ -237,7 +296,10 @@ impl Nested {
 
 /// Stores gzip data as its content and corrections, or as it is.
 fn gzip_member(name: Vec<u8>, bytes: &[u8], writer: &mut Writer<'_>) -> Result<u32> {
-    let bounds = GzipLimits { max_compressed: limits::GZIP_COMPRESSED, max_plain: limits::GZIP_PLAIN };
+    let bounds = GzipLimits {
+        max_compressed: limits::GZIP_COMPRESSED,
+        max_plain: limits::GZIP_PLAIN,
+    };
     match gzip::open(bytes, &bounds) {
         Ok(opened) => {
             let plain = part(&opened.plain, writer)?;
@@ -245,8 +307,15 @@ fn gzip_member(name: Vec<u8>, bytes: &[u8], writer: &mut Writer<'_>) -> Result<u
             writer.derived(name, bytes, plain, corrections)
         }
         Err(refusal) => {
-            tracing::debug!("{}: stored as it is: {refusal:?}", String::from_utf8_lossy(&name));
-            let mut stream = writer.open(StreamSpec { name, role: Role::Member, pages: None })?;
+            tracing::debug!(
+                "{}: stored as it is: {refusal:?}",
+                String::from_utf8_lossy(&name)
+            );
+            let mut stream = writer.open(StreamSpec {
+                name,
+                role: Role::Member,
+                pages: None,
+            })?;
             writer.write(&mut stream, bytes)?;
             writer.close(stream)
         }
@@ -254,7 +323,11 @@ fn gzip_member(name: Vec<u8>, bytes: &[u8], writer: &mut Writer<'_>) -> Result<u
 }
 
 fn part(bytes: &[u8], writer: &mut Writer<'_>) -> Result<u32> {
-    let mut stream = writer.open(StreamSpec { name: Vec::new(), role: Role::Part, pages: None })?;
+    let mut stream = writer.open(StreamSpec {
+        name: Vec::new(),
+        role: Role::Part,
+        pages: None,
+    })?;
     if looks_like_tar(bytes) {
         Nested::new().write(&mut stream, bytes, writer)?;
     } else {

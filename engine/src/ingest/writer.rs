@@ -105,7 +105,11 @@ fn count(class: &mut ClassCount, pages: u64, bytes: u64) {
 }
 
 impl<'r> Writer<'r> {
-    pub(super) fn new(repo: &'r Repository, base: Option<&'r Base>, monitor: &'r dyn Monitor) -> Self {
+    pub(super) fn new(
+        repo: &'r Repository,
+        base: Option<&'r Base>,
+        monitor: &'r dyn Monitor,
+    ) -> Self {
         Self {
             repo,
             monitor,
@@ -132,7 +136,12 @@ impl<'r> Writer<'r> {
         let number = StreamIndex::try_from(self.streams.len())
             .ok()
             .filter(|n| u64::from(*n) < cryostore_format::limits::STREAMS_MAX)
-            .ok_or_else(|| Error::new(Kind::Invalid, format!("more than {} streams in one checkpoint", self.streams.len())))?;
+            .ok_or_else(|| {
+                Error::new(
+                    Kind::Invalid,
+                    format!("more than {} streams in one checkpoint", self.streams.len()),
+                )
+            })?;
         self.streams.push(None);
         let cut = match &spec.pages {
             Some(pages) => Cut::Pages {
@@ -140,7 +149,11 @@ impl<'r> Writer<'r> {
                 phase_left: pages.phase as usize,
                 rest: Vec::new(),
                 addresses: Addresses::new(pages.runs.clone()),
-                walk: pages.of.zip(self.base).and_then(|(of, base)| base.walk(of, pages.page_size)),
+                walk: pages
+                    .of
+                    .zip(self.base)
+                    .and_then(|(of, base)| base.walk(of, pages.page_size))
+                    .map(Box::new),
             },
             None => Cut::Content(Cutter::new(&self.repo.record().chunking)),
         };
@@ -177,23 +190,46 @@ impl<'r> Writer<'r> {
             self.settle(&mut stream);
         }
         if !stream.is_settled() {
-            return Err(Error::new(Kind::Internal, "a stream waits for a frame that was never sealed"));
+            return Err(Error::new(
+                Kind::Internal,
+                "a stream waits for a frame that was never sealed",
+            ));
         }
         self.keep(number, stream.finish())
     }
 
     /// A stream that is made from two others.
-    pub(super) fn derived(&mut self, name: Vec<u8>, bytes: &[u8], plain: StreamIndex, corrections: StreamIndex) -> Result<StreamIndex> {
-        let number = StreamIndex::try_from(self.streams.len()).map_err(|_| Error::new(Kind::Internal, "too many streams"))?;
+    pub(super) fn derived(
+        &mut self,
+        name: Vec<u8>,
+        bytes: &[u8],
+        plain: StreamIndex,
+        corrections: StreamIndex,
+    ) -> Result<StreamIndex> {
+        let number = StreamIndex::try_from(self.streams.len())
+            .map_err(|_| Error::new(Kind::Internal, "too many streams"))?;
         self.streams.push(None);
-        let body = Body::Derived { transform: Transform::Gzip, plain, corrections };
-        let stream = Stream { name, role: Role::Member, len: bytes.len() as u64, page_size: 0, phase: 0, digest: Digest::of(bytes), body };
+        let body = Body::Derived {
+            transform: Transform::Gzip,
+            plain,
+            corrections,
+        };
+        let stream = Stream {
+            name,
+            role: Role::Member,
+            len: bytes.len() as u64,
+            page_size: 0,
+            phase: 0,
+            digest: Digest::of(bytes),
+            body,
+        };
         self.keep(number, stream)
     }
 
     fn keep(&mut self, number: StreamIndex, stream: Stream) -> Result<StreamIndex> {
         let place = self.streams.get_mut(number as usize);
-        *place.ok_or_else(|| Error::new(Kind::Internal, "a stream without a number"))? = Some(stream);
+        *place.ok_or_else(|| Error::new(Kind::Internal, "a stream without a number"))? =
+            Some(stream);
         Ok(number)
     }
 
@@ -202,9 +238,20 @@ impl<'r> Writer<'r> {
         let index = self.take_index();
         self.sink.end_frames(&index, &self.directories)?;
         let streams: Option<Vec<Stream>> = self.streams.into_iter().collect();
-        let streams = streams.ok_or_else(|| Error::new(Kind::Internal, "a stream was never closed"))?;
-        let written = Written { packs: self.packs.packs, streams, classes: self.classes };
-        Ok((written, Uploading { sink: self.sink, index }))
+        let streams =
+            streams.ok_or_else(|| Error::new(Kind::Internal, "a stream was never closed"))?;
+        let written = Written {
+            packs: self.packs.packs,
+            streams,
+            classes: self.classes,
+        };
+        Ok((
+            written,
+            Uploading {
+                sink: self.sink,
+                index,
+            },
+        ))
     }
 
     fn take_index(&mut self) -> Index {
@@ -214,7 +261,15 @@ impl<'r> Writer<'r> {
     // ---- pages
 
     fn write_pages(&mut self, stream: &mut OpenStream<'r>, mut bytes: &[u8]) -> Result<()> {
-        let Cut::Pages { page_size, phase_left, rest, .. } = &mut stream.cut else { return Ok(()) };
+        let Cut::Pages {
+            page_size,
+            phase_left,
+            rest,
+            ..
+        } = &mut stream.cut
+        else {
+            return Ok(());
+        };
         let page_size = *page_size;
         if *phase_left > 0 {
             let take = (*phase_left).min(bytes.len());
@@ -227,7 +282,9 @@ impl<'r> Writer<'r> {
             let head = std::mem::take(rest);
             self.piece(stream, &head)?;
         }
-        let Cut::Pages { rest, .. } = &mut stream.cut else { return Ok(()) };
+        let Cut::Pages { rest, .. } = &mut stream.cut else {
+            return Ok(());
+        };
         if !rest.is_empty() {
             let take = (page_size - rest.len()).min(bytes.len());
             rest.extend_from_slice(&bytes[..take]);
@@ -251,7 +308,15 @@ impl<'r> Writer<'r> {
 
     /// Whole pages of a page image, or its last, shorter one.
     fn batch(&mut self, stream: &mut OpenStream<'r>, bytes: &[u8]) -> Result<()> {
-        let Cut::Pages { page_size, addresses, walk, .. } = &mut stream.cut else { return Ok(()) };
+        let Cut::Pages {
+            page_size,
+            addresses,
+            walk,
+            ..
+        } = &mut stream.cut
+        else {
+            return Ok(());
+        };
         let page_size = *page_size;
         let mut pages = std::mem::take(&mut self.pages);
         let mut found = std::mem::take(&mut self.found);
@@ -289,7 +354,9 @@ impl<'r> Writer<'r> {
 
     /// The base's chunk, if it has this id and its pack is there.
     fn same(&mut self, stood: BasePage, id: ChunkId) -> Option<(FrameRef, u16)> {
-        let BasePage::Chunk(chunk) = stood else { return None };
+        let BasePage::Chunk(chunk) = stood else {
+            return None;
+        };
         let pack = *self.base?.manifest.packs.get(chunk.frame.pack as usize)?;
         let directory = self.directory(pack)?;
         if directory.id(chunk.frame.first_chunk + u32::from(chunk.number)) != Some(id) {
@@ -305,15 +372,27 @@ impl<'r> Writer<'r> {
             Some(number) => number,
             None => {
                 let pack = *self.base?.manifest.packs.get(at)?;
-                let number = if self.pack_exists(pack) { Some(self.packs.number(pack, || {})) } else { None };
+                let number = if self.pack_exists(pack) {
+                    Some(self.packs.number(pack, || {}))
+                } else {
+                    None
+                };
                 if number.is_none() {
-                    self.monitor.warning(&format!("pack {pack} of the base is missing; its chunks are stored again"));
+                    self.monitor.warning(&format!(
+                        "pack {pack} of the base is missing; its chunks are stored again"
+                    ));
                 }
                 self.base_packs[at] = Some(number);
                 number
             }
         };
-        Some((FrameRef { pack: number?, ..chunk.frame }, chunk.number))
+        Some((
+            FrameRef {
+                pack: number?,
+                ..chunk.frame
+            },
+            chunk.number,
+        ))
     }
 
     fn directory(&mut self, pack: PackId) -> Option<Arc<PackDirectory>> {
@@ -324,7 +403,8 @@ impl<'r> Writer<'r> {
             Ok(directory) => Some(directory),
             Err(e) => {
                 self.exists.insert(pack, false);
-                self.monitor.warning(&format!("a pack is not compared with: {e}"));
+                self.monitor
+                    .warning(&format!("a pack is not compared with: {e}"));
                 None
             }
         }
@@ -346,7 +426,9 @@ impl<'r> Writer<'r> {
         stream: &mut OpenStream<'r>,
         run: impl FnOnce(&mut Cutter, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
     ) -> Result<()> {
-        let Cut::Content(cutter) = &mut stream.cut else { return Ok(()) };
+        let Cut::Content(cutter) = &mut stream.cut else {
+            return Ok(());
+        };
         let mut taken = std::mem::replace(cutter, Cutter::new(&self.repo.record().chunking));
         let result = run(&mut taken, &mut |piece| self.piece(stream, piece));
         stream.cut = Cut::Content(taken);
@@ -355,7 +437,11 @@ impl<'r> Writer<'r> {
 
     /// One piece that was cut by content.
     fn piece(&mut self, stream: &mut OpenStream<'r>, piece: &[u8]) -> Result<()> {
-        let hash = if page::is_zero(piece) { None } else { Some(self.repo.key().chunk_hash(piece)) };
+        let hash = if page::is_zero(piece) {
+            None
+        } else {
+            Some(self.repo.key().chunk_hash(piece))
+        };
         let mut found = [match hash {
             None => Found::Zero,
             Some(hash) => match self.base_piece(hash.id()) {
@@ -385,7 +471,12 @@ impl<'r> Writer<'r> {
     // ---- both
 
     /// Looks for chunks that the base does not have at their place. What is not found stays open.
-    fn look_for(&mut self, wanted: &[usize], found: &mut [Found], hash: impl Fn(usize) -> ChunkHash) -> Result<()> {
+    fn look_for(
+        &mut self,
+        wanted: &[usize],
+        found: &mut [Found],
+        hash: impl Fn(usize) -> ChunkHash,
+    ) -> Result<()> {
         let mut rest = wanted;
         while let Some((&first, after)) = rest.split_first() {
             if let Some(hit) = self.find_nearby(hash(first).id()) {
@@ -413,7 +504,12 @@ impl<'r> Writer<'r> {
         self.frame_in(pack, &directory, next)
     }
 
-    fn find_in_index(&mut self, batch: &[usize], found: &mut [Found], hash: impl Fn(usize) -> ChunkHash) -> Result<()> {
+    fn find_in_index(
+        &mut self,
+        batch: &[usize],
+        found: &mut [Found],
+        hash: impl Fn(usize) -> ChunkHash,
+    ) -> Result<()> {
         let mut sorted: Vec<(ChunkId, usize)> = batch.iter().map(|n| (hash(*n).id(), *n)).collect();
         sorted.sort_unstable();
         let ids: Vec<_> = sorted.iter().map(|(id, _)| *id).collect();
@@ -430,7 +526,9 @@ impl<'r> Writer<'r> {
                 self.index().forget(pack)?;
                 continue;
             }
-            let Some(directory) = self.directory(pack) else { continue };
+            let Some(directory) = self.directory(pack) else {
+                continue;
+            };
             // The index may be wrong about a pack; the pack's own directory is not.
             if directory.id(chunk) != Some(hash(n).id()) {
                 continue;
@@ -446,20 +544,36 @@ impl<'r> Writer<'r> {
     fn frame_in(&mut self, pack: PackId, directory: &PackDirectory, chunk: u32) -> Option<Found> {
         let entry = *directory.frame_of(chunk)?;
         let frame = frame_ref(self.packs.number(pack, || {}), &entry);
-        Some(Found::Elsewhere(frame, u16::try_from(chunk - entry.first_chunk).ok()?))
+        Some(Found::Elsewhere(
+            frame,
+            u16::try_from(chunk - entry.first_chunk).ok()?,
+        ))
     }
 
     fn index(&mut self) -> &Index {
         let (repo, monitor) = (self.repo, self.monitor);
-        self.index.get_or_insert_with(|| Index::open(repo.index_dir().as_deref(), repo.store(), monitor))
+        self.index
+            .get_or_insert_with(|| Index::open(repo.index_dir().as_deref(), repo.store(), monitor))
     }
 
     /// Counts a chunk and adds it to its stream; a new one goes to the sink.
-    fn take(&mut self, stream: &mut OpenStream<'r>, found: Found, hash: ChunkHash, chunk: &[u8], pages: u64) -> Result<()> {
+    fn take(
+        &mut self,
+        stream: &mut OpenStream<'r>,
+        found: Found,
+        hash: ChunkHash,
+        chunk: &[u8],
+        pages: u64,
+    ) -> Result<()> {
         let len = chunk.len() as u64;
         let found = match found {
             // It may have come again since it was looked for.
-            Found::Open => self.known.get(&hash.id()).map_or(Found::Open, |(frame, number)| Found::Session(*frame, *number)),
+            Found::Open => self
+                .known
+                .get(&hash.id())
+                .map_or(Found::Open, |(frame, number)| {
+                    Found::Session(*frame, *number)
+                }),
             found => found,
         };
         match found {
@@ -518,10 +632,13 @@ impl<'r> Writer<'r> {
         let (sink, packs, exists) = (&self.sink, &mut self.packs, &mut self.exists);
         stream.settle(|frame| {
             let placed = sink.place(frame)?;
-            Some(frame_ref(packs.number(placed.pack, || {
-                // This session puts it: no look at the store is needed, and it may not be there yet.
-                exists.insert(placed.pack, true);
-            }), &placed.entry))
+            Some(frame_ref(
+                packs.number(placed.pack, || {
+                    // This session puts it: no look at the store is needed, and it may not be there yet.
+                    exists.insert(placed.pack, true);
+                }),
+                &placed.entry,
+            ))
         });
     }
 }

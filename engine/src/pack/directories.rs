@@ -41,7 +41,8 @@ pub struct PackDirectory {
 
 impl PackDirectory {
     fn new(id: PackId, tail: Tail, pack_len: u64) -> Result<Self> {
-        let view = DirectoryView::decode(id, tail.bytes(), pack_len).map_err(|e| Error::stored(object_name(id), e))?;
+        let view = DirectoryView::decode(id, tail.bytes(), pack_len)
+            .map_err(|e| Error::stored(object_name(id), e))?;
         Ok(Self { tail, view })
     }
 
@@ -49,7 +50,11 @@ impl PackDirectory {
     #[must_use]
     pub fn id(&self, number: u32) -> Option<ChunkId> {
         let start = self.view.ids.start + number as usize * 16;
-        let bytes = self.tail.bytes().get(start..start + 16).filter(|_| start < self.view.ids.end)?;
+        let bytes = self
+            .tail
+            .bytes()
+            .get(start..start + 16)
+            .filter(|_| start < self.view.ids.end)?;
         let mut id = [0; 16];
         id.copy_from_slice(bytes);
         Some(ChunkId::from_bytes(id))
@@ -75,7 +80,12 @@ impl Directories {
     /// Copies are kept in the directory `cache`, if there is one.
     #[must_use]
     pub fn new(store: Store, cache: Option<&Path>) -> Self {
-        Self { store, cache: cache.map(|dir| dir.join("directories")), open: HashMap::new(), clock: 0 }
+        Self {
+            store,
+            cache: cache.map(|dir| dir.join("directories")),
+            open: HashMap::new(),
+            clock: 0,
+        }
     }
 
     /// The directory of a pack.
@@ -91,7 +101,11 @@ impl Directories {
         };
         let directory = Arc::new(directory);
         if self.open.len() >= limits::DIRECTORIES_OPEN
-            && let Some(oldest) = self.open.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id)
+            && let Some(oldest) = self
+                .open
+                .iter()
+                .min_by_key(|(_, (_, used))| *used)
+                .map(|(id, _)| *id)
         {
             self.open.remove(&oldest);
         }
@@ -121,11 +135,15 @@ impl Directories {
         let mut pack_len = [0; 8];
         pack_len.copy_from_slice(map.bytes().get(..8)?);
         // The view's ranges are relative to the bytes after the length: see `Tail::bytes` of a copy.
-        let checked = DirectoryView::decode(id, map.bytes().get(8..)?, u64::from_le_bytes(pack_len));
+        let checked =
+            DirectoryView::decode(id, map.bytes().get(8..)?, u64::from_le_bytes(pack_len));
         match checked {
             Ok(mut view) => {
                 view.ids = view.ids.start + 8..view.ids.end + 8;
-                Some(PackDirectory { tail: Tail::Mapped(map), view })
+                Some(PackDirectory {
+                    tail: Tail::Mapped(map),
+                    view,
+                })
             }
             Err(e) => {
                 tracing::debug!("the copy of the directory of pack {id} is damaged: {e}");
@@ -146,8 +164,11 @@ impl Directories {
 pub fn read_tail(store: &Store, id: PackId) -> Result<(u64, Vec<u8>)> {
     let name = object_name(id);
     let missing = || {
-        Error::new(crate::error::Kind::Corrupt, format!("{name} is missing in {}", store.name()))
-            .hint("run `cryostore check` to see which snapshots are touched")
+        Error::new(
+            crate::error::Kind::Corrupt,
+            format!("{name} is missing in {}", store.name()),
+        )
+        .hint("run `cryostore check` to see which snapshots are touched")
     };
     let pack_len = store.len(&name)?.ok_or_else(missing)?;
     let trailer_at = pack_len.saturating_sub(TRAILER_LEN as u64);
@@ -155,7 +176,10 @@ pub fn read_tail(store: &Store, id: PackId) -> Result<(u64, Vec<u8>)> {
     let trailer = read(trailer_at)?.concat();
     let tail_len = Directory::tail_len(&trailer).map_err(|e| Error::stored(&name, e))?;
     let from = pack_len.checked_sub(tail_len).ok_or_else(|| {
-        Error::new(crate::error::Kind::Corrupt, format!("{name} has {pack_len} bytes, its directory alone {tail_len}"))
+        Error::new(
+            crate::error::Kind::Corrupt,
+            format!("{name} has {pack_len} bytes, its directory alone {tail_len}"),
+        )
     })?;
     Ok((pack_len, read(from)?.concat()))
 }

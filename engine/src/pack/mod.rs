@@ -19,10 +19,14 @@ pub fn object_name(id: PackId) -> String {
 #[must_use]
 pub fn id_of(name: &str) -> Option<PackId> {
     let mut parts = name.split('/');
-    let (Some("packs"), Some(dir), Some(id), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some("packs"), Some(dir), Some(id), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return None;
     };
-    id.parse().ok().filter(|_| id.starts_with(dir) && dir.len() == 2)
+    id.parse()
+        .ok()
+        .filter(|_| id.starts_with(dir) && dir.len() == 2)
 }
 
 #[cfg(test)]
@@ -34,7 +38,12 @@ mod tests {
         let id = PackId::from_bytes([0xab; 16]);
         assert_eq!(id_of(&object_name(id)), Some(id));
         let wrong_dir = object_name(id).replacen("/ab/", "/cd/", 1);
-        for name in [wrong_dir.as_str(), "packs/ab/readme", "packs/ab", "index/abababababababababababababababab"] {
+        for name in [
+            wrong_dir.as_str(),
+            "packs/ab/readme",
+            "packs/ab",
+            "index/abababababababababababababababab",
+        ] {
             assert_eq!(id_of(name), None, "{name}");
         }
     }

@@ -37,7 +37,11 @@ impl PackWriter {
     pub fn new(id: PackId) -> Self {
         let mut bytes = Vec::with_capacity(limits::PACK_LEN + limits::PACK_LEN / 16);
         bytes.extend_from_slice(&encode_pack_header(id));
-        Self { id, bytes, directory: Directory::default() }
+        Self {
+            id,
+            bytes,
+            directory: Directory::default(),
+        }
     }
 
     /// Its name.
@@ -52,7 +56,11 @@ impl PackWriter {
         let internal = |e| Error::new(Kind::Internal, "filling a pack").because(e);
         self.directory.push(&frame.header, &ids).map_err(internal)?;
         self.bytes.extend_from_slice(&frame.bytes);
-        self.directory.frames.last().copied().ok_or_else(|| Error::new(Kind::Internal, "a pack lost its frame"))
+        self.directory
+            .frames
+            .last()
+            .copied()
+            .ok_or_else(|| Error::new(Kind::Internal, "a pack lost its frame"))
     }
 
     /// True when it is as large as packs are to be.
@@ -63,10 +71,18 @@ impl PackWriter {
 
     /// The whole object.
     pub fn finish(mut self) -> Result<SealedPack> {
-        let tail = self.directory.encode(self.id).map_err(|e| Error::new(Kind::Internal, "ending a pack").because(e))?;
+        let tail = self
+            .directory
+            .encode(self.id)
+            .map_err(|e| Error::new(Kind::Internal, "ending a pack").because(e))?;
         let frames_end = self.bytes.len();
         self.bytes.extend_from_slice(&tail);
         let bytes = Bytes::from(self.bytes);
-        Ok(SealedPack { id: self.id, tail: bytes.slice(frames_end..), bytes, ids: self.directory.ids })
+        Ok(SealedPack {
+            id: self.id,
+            tail: bytes.slice(frames_end..),
+            bytes,
+            ids: self.directory.ids,
+        })
     }
 }

@@ -14,9 +14,9 @@
 //! 9. A collector ends the session while it works: the tombstone is at the place, the commit loses and says so.
 
 use cryostore_format::SessionId;
+use cryostore_format::limits as format_limits;
 use cryostore_format::session::Place;
 use cryostore_format::snapshot::{Entry, SnapshotRecord, Tombstone};
-use cryostore_format::limits as format_limits;
 
 use super::snapshots::place_name;
 use super::{Repository, Session};
@@ -26,21 +26,43 @@ use crate::error::{Error, Kind, Result};
 impl Repository {
     /// Commits: after `Ok`, and only then, the checkpoint is stored.
     pub fn commit(&self, session: &Session<'_>, record: &SnapshotRecord) -> Result<u64> {
-        let place = Place { lineage: record.lineage, snapshot: record.id };
+        let place = Place {
+            lineage: record.lineage,
+            snapshot: record.id,
+        };
         if session.place() != Some(place) || record.session != session.id() {
-            return Err(Error::new(Kind::Internal, "a commit at another place than its session's"));
+            return Err(Error::new(
+                Kind::Internal,
+                "a commit at another place than its session's",
+            ));
         }
         let bytes = record.encode().map_err(|e| {
-            Error::new(Kind::Invalid, format!("the snapshot record: {e}")).hint("use fewer or shorter labels and attachments")
+            Error::new(Kind::Invalid, format!("the snapshot record: {e}"))
+                .hint("use fewer or shorter labels and attachments")
         })?;
         let len = bytes.len() as u64;
-        let Err(failed) = self.store().create(&place_name(place), bytes) else { return Ok(len) };
+        let Err(failed) = self.store().create(&place_name(place), bytes) else {
+            return Ok(len);
+        };
         match self.settle(place, session.id(), &failed)? {
             Entry::Snapshot(found) if found.session == session.id() => Ok(len),
-            Entry::Snapshot(_) => Err(Error::new(Kind::Internal, format!("another snapshot is at {}", place_name(place)))),
-            Entry::Tombstone(tombstone) if tombstone.session == Some(session.id()) && tombstone.reason == GAVE_UP => Err(failed),
-            Entry::Tombstone(tombstone) => Err(Error::new(Kind::Conflict, format!("the session was ended by somebody else ({})", tombstone.reason))
-                .hint("nothing is lost; import the archive again")),
+            Entry::Snapshot(_) => Err(Error::new(
+                Kind::Internal,
+                format!("another snapshot is at {}", place_name(place)),
+            )),
+            Entry::Tombstone(tombstone)
+                if tombstone.session == Some(session.id()) && tombstone.reason == GAVE_UP =>
+            {
+                Err(failed)
+            }
+            Entry::Tombstone(tombstone) => Err(Error::new(
+                Kind::Conflict,
+                format!(
+                    "the session was ended by somebody else ({})",
+                    tombstone.reason
+                ),
+            )
+            .hint("nothing is lost; import the archive again")),
         }
     }
 
@@ -51,11 +73,17 @@ impl Repository {
         }
         tracing::debug!("the commit failed ({failed}); taking its place");
         self.bury(place, Some(session), GAVE_UP)?;
-        self.entry(place)?.ok_or_else(|| Error::new(Kind::Unavailable, format!("{} vanished", place_name(place))))
+        self.entry(place)?
+            .ok_or_else(|| Error::new(Kind::Unavailable, format!("{} vanished", place_name(place))))
     }
 
     /// Takes a place with a tombstone, unless there is something already.
-    pub(super) fn bury(&self, place: Place, session: Option<SessionId>, reason: &str) -> Result<()> {
+    pub(super) fn bury(
+        &self,
+        place: Place,
+        session: Option<SessionId>,
+        reason: &str,
+    ) -> Result<()> {
         let bytes = self.tombstone(place, session, reason)?;
         match self.store().create(&place_name(place), bytes) {
             Err(e) if e.kind() == Kind::Conflict && self.entry(place)?.is_some() => Ok(()),
@@ -65,22 +93,33 @@ impl Repository {
 
     /// Replaces a snapshot by a tombstone: it is deleted.
     pub(crate) fn erase(&self, record: &SnapshotRecord) -> Result<()> {
-        let place = Place { lineage: record.lineage, snapshot: record.id };
+        let place = Place {
+            lineage: record.lineage,
+            snapshot: record.id,
+        };
         let bytes = self.tombstone(place, None, "deleted")?;
         self.store().replace(&place_name(place), bytes)
     }
 
     fn tombstone(&self, place: Place, session: Option<SessionId>, reason: &str) -> Result<Vec<u8>> {
-        let tombstone =
-            Tombstone { id: place.snapshot, session, created: timestamp(self.env()), reason: reason.to_owned() };
-        tombstone.encode().map_err(|e| Error::new(Kind::Internal, "a tombstone").because(e))
+        let tombstone = Tombstone {
+            id: place.snapshot,
+            session,
+            created: timestamp(self.env()),
+            reason: reason.to_owned(),
+        };
+        tombstone
+            .encode()
+            .map_err(|e| Error::new(Kind::Internal, "a tombstone").because(e))
     }
 
     /// What is at a place, if anything is.
     pub(super) fn entry(&self, place: Place) -> Result<Option<Entry>> {
         let name = place_name(place);
         match self.store().get(&name, format_limits::RECORD_MAX) {
-            Ok(bytes) => Entry::decode(&bytes).map(Some).map_err(|e| Error::stored(name, e)),
+            Ok(bytes) => Entry::decode(&bytes)
+                .map(Some)
+                .map_err(|e| Error::stored(name, e)),
             Err(e) if e.kind() == Kind::NotFound => Ok(None),
             Err(e) => Err(e),
         }

@@ -43,28 +43,46 @@ impl Repository {
     pub fn init(store: &Store, env: &dyn Env) -> Result<RepositoryId> {
         let id = RepositoryId::from_bytes(random_id(env));
         let record = RepositoryRecord::new(id, &IdKey::from_bytes(env.random()), timestamp(env));
-        let bytes = record.encode().map_err(|e| Error::new(Kind::Internal, "the repository's record").because(e))?;
-        store.create(OBJECT_NAME, bytes).map_err(|e| match e.kind() {
-            Kind::Conflict => Error::new(Kind::Conflict, format!("{} holds a repository already", store.name()))
+        let bytes = record
+            .encode()
+            .map_err(|e| Error::new(Kind::Internal, "the repository's record").because(e))?;
+        store
+            .create(OBJECT_NAME, bytes)
+            .map_err(|e| match e.kind() {
+                Kind::Conflict => Error::new(
+                    Kind::Conflict,
+                    format!("{} holds a repository already", store.name()),
+                )
                 .hint("use it as it is, or name another place"),
-            _ => e,
-        })?;
+                _ => e,
+            })?;
         Ok(id)
     }
 
     /// Opens a repository. Caches are kept below `cache_root`, in a directory of the repository's own.
     pub fn open(store: Store, env: Arc<dyn Env>, cache_root: Option<&Path>) -> Result<Self> {
-        let bytes = store.get(OBJECT_NAME, format_limits::RECORD_MAX).map_err(|e| match e.kind() {
-            Kind::NotFound => Error::new(Kind::NotFound, format!("there is no repository in {}", store.name()))
+        let bytes = store
+            .get(OBJECT_NAME, format_limits::RECORD_MAX)
+            .map_err(|e| match e.kind() {
+                Kind::NotFound => Error::new(
+                    Kind::NotFound,
+                    format!("there is no repository in {}", store.name()),
+                )
                 .hint("check --storage; `cryostore init --storage DIR` makes a repository"),
-            _ => e,
-        })?;
+                _ => e,
+            })?;
         let record = RepositoryRecord::decode(&bytes)
             .and_then(|record| record.allows(Role::Read).map(|()| record))
             .map_err(|e| Error::stored(format!("{OBJECT_NAME} in {}", store.name()), e))?;
         let key = record.id_key().map_err(|e| Error::stored(OBJECT_NAME, e))?;
         let cache = cache_root.map(|root| root.join(record.id.to_string()));
-        Ok(Self { store, record, key, env, cache })
+        Ok(Self {
+            store,
+            record,
+            key,
+            env,
+            cache,
+        })
     }
 
     /// The store.
@@ -95,30 +113,47 @@ impl Repository {
 
     /// An error unless this program knows what `role` needs.
     pub fn require(&self, role: Role) -> Result<()> {
-        self.record.allows(role).map_err(|e| Error::stored(self.store.name(), e))
+        self.record
+            .allows(role)
+            .map_err(|e| Error::stored(self.store.name(), e))
     }
 
     /// Reads a snapshot's manifest, checked against the digest in its record.
     pub fn manifest(&self, snapshot: &SnapshotRecord) -> Result<Manifest> {
         let name = manifest_name(snapshot.manifest.id);
         let damaged = |error: Error| {
-            error.at(format!("snapshot {}", snapshot.id)).hint("this snapshot cannot be read; `cryostore check` shows whether others can")
+            error
+                .at(format!("snapshot {}", snapshot.id))
+                .hint("this snapshot cannot be read; `cryostore check` shows whether others can")
         };
-        let bytes = self.store.get(&name, format_limits::MANIFEST_PLAIN_MAX + 4096).map_err(|e| match e.kind() {
-            Kind::NotFound => damaged(Error::new(Kind::Corrupt, format!("{name} is missing in {}", self.store.name()))),
-            _ => e,
-        })?;
+        let bytes = self
+            .store
+            .get(&name, format_limits::MANIFEST_PLAIN_MAX + 4096)
+            .map_err(|e| match e.kind() {
+                Kind::NotFound => damaged(Error::new(
+                    Kind::Corrupt,
+                    format!("{name} is missing in {}", self.store.name()),
+                )),
+                _ => e,
+            })?;
         if Digest::of(&bytes) != snapshot.manifest.digest {
-            return Err(damaged(Error::new(Kind::Corrupt, format!("{name} is not what the snapshot record names"))));
+            return Err(damaged(Error::new(
+                Kind::Corrupt,
+                format!("{name} is not what the snapshot record names"),
+            )));
         }
         Manifest::decode(&bytes).map_err(|e| Error::stored(name, e))
     }
 
     /// Removes the node's copy of the index; it is filled again from the store.
     pub fn drop_index(&self) -> Result<()> {
-        let Some(dir) = self.index_dir() else { return Ok(()) };
+        let Some(dir) = self.index_dir() else {
+            return Ok(());
+        };
         match std::fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!("removing {}", dir.display()), e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("removing {}", dir.display()), e))
+            }
             _ => Ok(()),
         }
     }

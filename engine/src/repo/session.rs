@@ -41,10 +41,18 @@ impl<'r> Session<'r> {
     /// Puts the record, then looks for sessions that exclude this one.
     pub fn start(repo: &'r Repository, work: Work, place: Option<Place>) -> Result<Self> {
         let id = SessionId::from_bytes(random_id(repo.env()));
-        let record =
-            SessionRecord { id, work, place, started: timestamp(repo.env()), renewals: 0, owner: repo.env().owner() };
+        let record = SessionRecord {
+            id,
+            work,
+            place,
+            started: timestamp(repo.env()),
+            renewals: 0,
+            owner: repo.env().owner(),
+        };
         let lock = repo.lock_session(id);
-        let bytes = record.encode().map_err(|e| Error::new(Kind::Internal, "a session record").because(e))?;
+        let bytes = record
+            .encode()
+            .map_err(|e| Error::new(Kind::Internal, "a session record").because(e))?;
         // From here on the record is removed when this goes, also when the put fails: it may have been done all the same.
         let session = Self { repo, record, lock };
         repo.store().create(&object_name(id), bytes)?;
@@ -101,7 +109,9 @@ impl Repository {
 
     /// True if the session's process was on this node and is gone: its mark is here, and nobody holds it.
     fn session_is_dead(&self, id: SessionId) -> bool {
-        let Some(cache) = self.cache() else { return false };
+        let Some(cache) = self.cache() else {
+            return false;
+        };
         match File::open(cache.join("sessions").join(id.to_string())) {
             Ok(file) => file.try_lock_shared().is_ok(),
             Err(_) => false,
@@ -113,7 +123,12 @@ impl Repository {
         let prefix = format!("{PREFIX}/");
         let mut out = Vec::new();
         for object in self.store().list(PREFIX)? {
-            if object.name.strip_prefix(&prefix).and_then(|id| id.parse::<SessionId>().ok()).is_none() {
+            if object
+                .name
+                .strip_prefix(&prefix)
+                .and_then(|id| id.parse::<SessionId>().ok())
+                .is_none()
+            {
                 continue;
             }
             let bytes = match self.store().get(&object.name, format_limits::RECORD_MAX) {

@@ -16,7 +16,10 @@ const SHORT: usize = 8;
 /// Name of a snapshot's object.
 #[must_use]
 pub fn snapshot_name(record: &SnapshotRecord) -> String {
-    place_name(Place { lineage: record.lineage, snapshot: record.id })
+    place_name(Place {
+        lineage: record.lineage,
+        snapshot: record.id,
+    })
 }
 
 pub(super) fn place_name(place: Place) -> String {
@@ -25,8 +28,14 @@ pub(super) fn place_name(place: Place) -> String {
 
 /// The place with this object name; none if it is none of ours.
 pub(crate) fn place_of(name: &str) -> Option<Place> {
-    let (lineage, snapshot) = name.strip_prefix(PREFIX)?.strip_prefix('/')?.split_once('/')?;
-    Some(Place { lineage: lineage.parse().ok()?, snapshot: snapshot.parse().ok()? })
+    let (lineage, snapshot) = name
+        .strip_prefix(PREFIX)?
+        .strip_prefix('/')?
+        .split_once('/')?;
+    Some(Place {
+        lineage: lineage.parse().ok()?,
+        snapshot: snapshot.parse().ok()?,
+    })
 }
 
 /// Which snapshots are wanted. Every condition that is given must hold.
@@ -48,9 +57,13 @@ impl Filter {
     /// True if all conditions hold.
     #[must_use]
     pub fn matches(&self, record: &SnapshotRecord) -> bool {
-        let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        let is = |wanted: &Option<String>, found: &str| {
+            wanted.as_deref().is_none_or(|wanted| wanted == found)
+        };
         let label = |wanted: &String| {
-            record.labels.iter().any(|label| label == wanted || label.split_once('=').is_some_and(|(key, _)| key == wanted))
+            record.labels.iter().any(|label| {
+                label == wanted || label.split_once('=').is_some_and(|(key, _)| key == wanted)
+            })
         };
         is(&self.pod, &record.identity.pod)
             && is(&self.namespace, &record.identity.namespace)
@@ -68,7 +81,10 @@ impl Filter {
 
 /// When a snapshot was committed, by its writer's clock.
 fn created(record: &SnapshotRecord) -> jiff::Timestamp {
-    record.created.parse().unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+    record
+        .created
+        .parse()
+        .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
 }
 
 /// The snapshots of a repository.
@@ -85,10 +101,17 @@ pub struct SnapshotList {
 impl SnapshotList {
     /// The snapshot that `text` means: `latest` (of those that `filter` lets through), an id, or the first characters of one.
     pub fn find(&self, text: &str, filter: &Filter) -> Result<&SnapshotRecord> {
-        let mut wanted = self.snapshots.iter().filter(|record| filter.matches(record));
+        let mut wanted = self
+            .snapshots
+            .iter()
+            .filter(|record| filter.matches(record));
         if text == "latest" {
             return wanted.next().ok_or_else(|| {
-                let detail = if filter.is_empty() { "there are no snapshots" } else { "no snapshot fits the filter" };
+                let detail = if filter.is_empty() {
+                    "there are no snapshots"
+                } else {
+                    "no snapshot fits the filter"
+                };
                 Error::new(Kind::NotFound, detail).hint("`cryostore ls` lists what there is")
             });
         }
@@ -97,13 +120,22 @@ impl SnapshotList {
                 .hint("say `latest`, or at least the first 4 characters of an id that `cryostore ls` shows"));
         }
         let text = text.to_ascii_lowercase();
-        let found: Vec<_> = wanted.filter(|record| record.id.to_string().starts_with(&text)).collect();
+        let found: Vec<_> = wanted
+            .filter(|record| record.id.to_string().starts_with(&text))
+            .collect();
         match found[..] {
             [one] => Ok(one),
-            [] => Err(Error::new(Kind::NotFound, format!("there is no snapshot {text}")).hint("`cryostore ls` lists what there is")),
+            [] => Err(
+                Error::new(Kind::NotFound, format!("there is no snapshot {text}"))
+                    .hint("`cryostore ls` lists what there is"),
+            ),
             _ => {
                 let ids: Vec<_> = found.iter().map(|record| record.id.to_string()).collect();
-                Err(Error::new(Kind::Invalid, format!("{text} could be any of {}", ids.join(", "))).hint("say more of it"))
+                Err(Error::new(
+                    Kind::Invalid,
+                    format!("{text} could be any of {}", ids.join(", ")),
+                )
+                .hint("say more of it"))
             }
         }
     }
@@ -111,10 +143,24 @@ impl SnapshotList {
     /// How many characters tell all ids apart, eight at least.
     #[must_use]
     pub fn id_len(&self) -> usize {
-        let mut ids: Vec<_> = self.snapshots.iter().map(|record| record.id.to_string()).collect();
+        let mut ids: Vec<_> = self
+            .snapshots
+            .iter()
+            .map(|record| record.id.to_string())
+            .collect();
         ids.sort_unstable();
-        let common = |pair: &[String]| pair[0].bytes().zip(pair[1].bytes()).take_while(|(a, b)| a == b).count();
-        ids.windows(2).map(|pair| common(pair) + 1).max().unwrap_or(0).max(SHORT)
+        let common = |pair: &[String]| {
+            pair[0]
+                .bytes()
+                .zip(pair[1].bytes())
+                .take_while(|(a, b)| a == b)
+                .count()
+        };
+        ids.windows(2)
+            .map(|pair| common(pair) + 1)
+            .max()
+            .unwrap_or(0)
+            .max(SHORT)
     }
 }
 
@@ -132,26 +178,37 @@ impl Repository {
     fn read_snapshots(&self, prefix: &str) -> Result<SnapshotList> {
         let mut out = SnapshotList::default();
         for object in self.store().list(prefix)? {
-            let Some(place) = place_of(&object.name) else { continue };
-            let entry = self.store().get(&object.name, format_limits::RECORD_MAX).and_then(|bytes| {
-                Entry::decode(&bytes).map_err(|e| Error::stored(&object.name, e))
-            });
+            let Some(place) = place_of(&object.name) else {
+                continue;
+            };
+            let entry = self
+                .store()
+                .get(&object.name, format_limits::RECORD_MAX)
+                .and_then(|bytes| {
+                    Entry::decode(&bytes).map_err(|e| Error::stored(&object.name, e))
+                });
             match entry {
                 Ok(Entry::Tombstone(_)) => out.tombstones.push(place),
-                Ok(Entry::Snapshot(record)) if record.id == place.snapshot && record.lineage == place.lineage => {
+                Ok(Entry::Snapshot(record))
+                    if record.id == place.snapshot && record.lineage == place.lineage =>
+                {
                     out.snapshots.push(*record);
                 }
                 Ok(Entry::Snapshot(record)) => out.damaged.push((
                     object.name,
-                    Error::new(Kind::Corrupt, format!("it is the record of snapshot {}", record.id))
-                        .hint("somebody moved it; put it back under its own name"),
+                    Error::new(
+                        Kind::Corrupt,
+                        format!("it is the record of snapshot {}", record.id),
+                    )
+                    .hint("somebody moved it; put it back under its own name"),
                 )),
                 // Removed since it was listed.
                 Err(e) if e.kind() == Kind::NotFound => {}
                 Err(e) => out.damaged.push((object.name, e)),
             }
         }
-        out.snapshots.sort_by(|a, b| created(b).cmp(&created(a)).then_with(|| b.id.cmp(&a.id)));
+        out.snapshots
+            .sort_by(|a, b| created(b).cmp(&created(a)).then_with(|| b.id.cmp(&a.id)));
         Ok(out)
     }
 
@@ -164,12 +221,22 @@ impl Repository {
                 && wanted.contains(&needed)
                 && !wanted.contains(&record.id)
             {
-                return Err(Error::new(Kind::Conflict, format!("snapshot {} needs {needed}: CRIU left pages in its parent directory", record.id))
-                    .hint(format!("delete {} too, or first", record.id)));
+                return Err(Error::new(
+                    Kind::Conflict,
+                    format!(
+                        "snapshot {} needs {needed}: CRIU left pages in its parent directory",
+                        record.id
+                    ),
+                )
+                .hint(format!("delete {} too, or first", record.id)));
             }
         }
         // Who needs others goes before what it needs: a crash between leaves no snapshot without its pages.
-        let mut records: Vec<_> = list.snapshots.iter().filter(|record| wanted.contains(&record.id)).collect();
+        let mut records: Vec<_> = list
+            .snapshots
+            .iter()
+            .filter(|record| wanted.contains(&record.id))
+            .collect();
         records.sort_by_key(|record| depth(record, &list));
         for record in records.iter().rev() {
             self.erase(record)?;
@@ -184,7 +251,11 @@ fn depth(record: &SnapshotRecord, list: &SnapshotList) -> usize {
     let mut next = record.requires;
     while let Some(id) = next.filter(|_| depth < list.snapshots.len()) {
         depth += 1;
-        next = list.snapshots.iter().find(|record| record.id == id).and_then(|record| record.requires);
+        next = list
+            .snapshots
+            .iter()
+            .find(|record| record.id == id)
+            .and_then(|record| record.requires);
     }
     depth
 }
@@ -195,9 +266,17 @@ mod tests {
 
     #[test]
     fn only_names_of_snapshots_are_taken_for_snapshots() {
-        let place = Place { lineage: Lineage::from_bytes([1; 16]), snapshot: SnapshotId::from_bytes([2; 16]) };
+        let place = Place {
+            lineage: Lineage::from_bytes([1; 16]),
+            snapshot: SnapshotId::from_bytes([2; 16]),
+        };
         assert_eq!(place_of(&place_name(place)), Some(place));
-        for name in ["snapshots/x/y", "snapshots", "snapshotsx/01/02", "packs/01/02"] {
+        for name in [
+            "snapshots/x/y",
+            "snapshots",
+            "snapshotsx/01/02",
+            "packs/01/02",
+        ] {
             assert_eq!(place_of(name), None, "{name}");
         }
     }

@@ -48,11 +48,21 @@ fn key(frame: &FrameRef) -> FrameKey {
 
 fn pack_of(manifest: &Manifest, number: u32) -> Result<PackId> {
     let pack = manifest.packs.get(number as usize).copied();
-    pack.ok_or_else(|| Error::new(Kind::Corrupt, format!("the manifest: there is no pack number {number}")))
+    pack.ok_or_else(|| {
+        Error::new(
+            Kind::Corrupt,
+            format!("the manifest: there is no pack number {number}"),
+        )
+    })
 }
 
 /// Fetches the frames of some parts.
-pub(super) fn fetch(store: &Store, manifest: &Manifest, parts: &[Part], count: &mut Fetched) -> Result<Frames> {
+pub(super) fn fetch(
+    store: &Store,
+    manifest: &Manifest,
+    parts: &[Part],
+    count: &mut Fetched,
+) -> Result<Frames> {
     let mut wanted: BTreeMap<FrameKey, u32> = BTreeMap::new();
     for part in parts {
         if let From::Frame(slice, _) = part.from {
@@ -69,7 +79,9 @@ pub(super) fn fetch(store: &Store, manifest: &Manifest, parts: &[Part], count: &
         for (offset, len) in &frames {
             let (from, to) = (u64::from(*offset), u64::from(*offset) + u64::from(*len));
             match ranges.last_mut() {
-                Some(last) if from <= last.end + u64::from(limits::FETCH_GAP) => last.end = last.end.max(to),
+                Some(last) if from <= last.end + u64::from(limits::FETCH_GAP) => {
+                    last.end = last.end.max(to)
+                }
                 _ => ranges.push(from..to),
             }
         }
@@ -80,12 +92,18 @@ pub(super) fn fetch(store: &Store, manifest: &Manifest, parts: &[Part], count: &
             _ => e,
         })?;
         count.requests += ranges.len() as u64;
-        count.bytes += ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+        count.bytes += ranges
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum::<u64>();
         for (offset, len) in frames {
             let at = ranges.partition_point(|range| range.end <= u64::from(offset));
-            let (Some(range), Some(bytes)) = (ranges.get(at), parts.get(at)) else { continue };
+            let (Some(range), Some(bytes)) = (ranges.get(at), parts.get(at)) else {
+                continue;
+            };
             let from = usize::try_from(u64::from(offset) - range.start).unwrap_or(usize::MAX);
-            out.0.insert((pack, offset), bytes.slice(from..from + len as usize));
+            out.0
+                .insert((pack, offset), bytes.slice(from..from + len as usize));
         }
     }
     Ok(out)
@@ -99,26 +117,51 @@ pub(super) struct Derived {
 
 impl Derived {
     /// All bytes of a derived stream.
-    pub(super) fn get(&mut self, store: &Store, manifest: &Manifest, stream: StreamIndex, count: &mut Fetched) -> Result<Arc<Vec<u8>>> {
+    pub(super) fn get(
+        &mut self,
+        store: &Store,
+        manifest: &Manifest,
+        stream: StreamIndex,
+        count: &mut Fetched,
+    ) -> Result<Arc<Vec<u8>>> {
         if let Some((last, bytes)) = &self.last
             && *last == stream
         {
             return Ok(Arc::clone(bytes));
         }
-        let damaged = |what: String| Error::new(Kind::Corrupt, format!("stream {stream} of the manifest: {what}"));
-        let Some(found) = manifest.streams.get(stream as usize) else { return Err(damaged("it does not exist".to_owned())) };
-        let Body::Derived { transform: Transform::Gzip, plain, corrections } = found.body else {
+        let damaged = |what: String| {
+            Error::new(
+                Kind::Corrupt,
+                format!("stream {stream} of the manifest: {what}"),
+            )
+        };
+        let Some(found) = manifest.streams.get(stream as usize) else {
+            return Err(damaged("it does not exist".to_owned()));
+        };
+        let Body::Derived {
+            transform: Transform::Gzip,
+            plain,
+            corrections,
+        } = found.body
+        else {
             return Err(damaged("it is not derived".to_owned()));
         };
         if found.len > limits::DERIVED_LEN {
-            return Err(damaged(format!("{} bytes of gzip data, at most {} are rebuilt", found.len, limits::DERIVED_LEN)));
+            return Err(damaged(format!(
+                "{} bytes of gzip data, at most {} are rebuilt",
+                found.len,
+                limits::DERIVED_LEN
+            )));
         }
         let plain = read_stream(store, manifest, plain, limits::DERIVED_LEN, count)?;
         let corrections = read_stream(store, manifest, corrections, limits::DERIVED_LEN, count)?;
         let most = usize::try_from(found.len).unwrap_or(usize::MAX);
-        let bytes = gzip::rebuild(&plain, &corrections, most).map_err(|e| damaged(format!("gzip: {e}")))?;
+        let bytes =
+            gzip::rebuild(&plain, &corrections, most).map_err(|e| damaged(format!("gzip: {e}")))?;
         if Digest::of(&bytes) != found.digest {
-            return Err(damaged("its digest does not match what was rebuilt".to_owned()));
+            return Err(damaged(
+                "its digest does not match what was rebuilt".to_owned(),
+            ));
         }
         let bytes = Arc::new(bytes);
         self.last = Some((stream, Arc::clone(&bytes)));
@@ -127,10 +170,22 @@ impl Derived {
 }
 
 /// All bytes of a stream that is in chunks, at most `limit`.
-pub(super) fn read_stream(store: &Store, manifest: &Manifest, stream: StreamIndex, limit: u64, count: &mut Fetched) -> Result<Vec<u8>> {
-    let len = manifest.streams.get(stream as usize).map_or(0, |stream| stream.len);
+pub(super) fn read_stream(
+    store: &Store,
+    manifest: &Manifest,
+    stream: StreamIndex,
+    limit: u64,
+    count: &mut Fetched,
+) -> Result<Vec<u8>> {
+    let len = manifest
+        .streams
+        .get(stream as usize)
+        .map_or(0, |stream| stream.len);
     if len > limit {
-        return Err(Error::new(Kind::Invalid, format!("stream {stream} has {len} bytes, at most {limit} are read at once")));
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("stream {stream} has {len} bytes, at most {limit} are read at once"),
+        ));
     }
     let mut plan = Plan::stream(manifest, stream)?;
     let mut out = Vec::new();
@@ -138,7 +193,18 @@ pub(super) fn read_stream(store: &Store, manifest: &Manifest, stream: StreamInde
         let frames = fetch(store, manifest, &window.parts, count)?;
         let at = out.len();
         out.resize(at + window.len, 0);
-        decode(manifest, &window.parts, &frames, |_| Err(Error::new(Kind::Corrupt, "the manifest: a part that is derived")), &mut out[at..])?;
+        decode(
+            manifest,
+            &window.parts,
+            &frames,
+            |_| {
+                Err(Error::new(
+                    Kind::Corrupt,
+                    "the manifest: a part that is derived",
+                ))
+            },
+            &mut out[at..],
+        )?;
     }
     Ok(out)
 }
@@ -159,28 +225,54 @@ pub(super) fn decode(
         rest = after;
         match part.from {
             From::Zero => {}
-            From::Frame(slice, _) => jobs.entry(key(&slice.frame)).or_default().push((part, target)),
+            From::Frame(slice, _) => jobs
+                .entry(key(&slice.frame))
+                .or_default()
+                .push((part, target)),
             From::Derived(stream, from) => {
                 let bytes = derived(stream)?;
                 let from = usize::try_from(from).unwrap_or(usize::MAX);
                 let source = bytes.get(from..from.saturating_add(len));
-                target.copy_from_slice(source.ok_or_else(|| Error::new(Kind::Corrupt, "a derived stream is too short"))?);
+                target.copy_from_slice(
+                    source.ok_or_else(|| {
+                        Error::new(Kind::Corrupt, "a derived stream is too short")
+                    })?,
+                );
             }
         }
     }
     jobs.into_par_iter().try_for_each(|(key, targets)| {
-        let frame = frames.0.get(&key).ok_or_else(|| Error::new(Kind::Internal, "a frame was not fetched"))?;
+        let frame = frames
+            .0
+            .get(&key)
+            .ok_or_else(|| Error::new(Kind::Internal, "a frame was not fetched"))?;
         decode_frame(frame, targets).map_err(|e| {
-            let pack = pack_of(manifest, key.0).map(object_name).unwrap_or_default();
+            let pack = pack_of(manifest, key.0)
+                .map(object_name)
+                .unwrap_or_default();
             Error::stored(format!("{pack}, frame at byte {}", key.1), e)
         })
     })
 }
 
-fn decode_frame(frame: &[u8], targets: Vec<(&Part, &mut [u8])>) -> std::result::Result<(), FormatError> {
-    let bad = |detail: &str| FormatError::Invalid { what: "frame", detail: detail.to_owned() };
+fn decode_frame(
+    frame: &[u8],
+    targets: Vec<(&Part, &mut [u8])>,
+) -> std::result::Result<(), FormatError> {
+    let bad = |detail: &str| FormatError::Invalid {
+        what: "frame",
+        detail: detail.to_owned(),
+    };
     let mut targets = targets;
-    if let [(Part { len, from: From::Frame(slice, 0) }, target)] = &mut targets[..]
+    if let [
+        (
+            Part {
+                len,
+                from: From::Frame(slice, 0),
+            },
+            target,
+        ),
+    ] = &mut targets[..]
         && *len == slice.len
     {
         return read_chunks(frame, slice.skip, slice.take, target);
@@ -188,10 +280,15 @@ fn decode_frame(frame: &[u8], targets: Vec<(&Part, &mut [u8])>) -> std::result::
     with_frame(frame, |header, plain| {
         let ranges = header.chunk_ranges(plain)?;
         for (part, target) in targets {
-            let From::Frame(slice, from) = part.from else { continue };
-            let chunks = ranges.range(slice.skip.into(), slice.take.into()).and_then(|range| plain.get(range));
+            let From::Frame(slice, from) = part.from else {
+                continue;
+            };
+            let chunks = ranges
+                .range(slice.skip.into(), slice.take.into())
+                .and_then(|range| plain.get(range));
             let chunks = chunks.filter(|chunks| chunks.len() as u64 == slice.len);
-            let chunks = chunks.ok_or_else(|| bad("its chunks are not those that the manifest names"))?;
+            let chunks =
+                chunks.ok_or_else(|| bad("its chunks are not those that the manifest names"))?;
             let from = usize::try_from(from).unwrap_or(usize::MAX);
             let source = chunks.get(from..from.saturating_add(target.len()));
             target.copy_from_slice(source.ok_or_else(|| bad("its chunks are too short"))?);
@@ -212,6 +309,12 @@ pub(super) fn decode_window(
 ) -> Result<Vec<u8>> {
     buffer.clear();
     buffer.resize(window.len, 0);
-    decode(manifest, &window.parts, frames, |stream| derived.get(store, manifest, stream, count), &mut buffer)?;
+    decode(
+        manifest,
+        &window.parts,
+        frames,
+        |stream| derived.get(store, manifest, stream, count),
+        &mut buffer,
+    )?;
     Ok(buffer)
 }

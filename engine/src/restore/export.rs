@@ -56,7 +56,12 @@ pub struct ExportStats {
 }
 
 /// Gives an archive back byte for byte.
-pub fn export(repo: &Repository, snapshot: &SnapshotRecord, output: Output<'_>, monitor: &dyn Monitor) -> Result<ExportStats> {
+pub fn export(
+    repo: &Repository,
+    snapshot: &SnapshotRecord,
+    output: Output<'_>,
+    monitor: &dyn Monitor,
+) -> Result<ExportStats> {
     let manifest = repo.manifest(snapshot)?;
     match output {
         Output::Stream(stream) => {
@@ -65,7 +70,9 @@ pub fn export(repo: &Repository, snapshot: &SnapshotRecord, output: Output<'_>, 
                 None => write_zeros(stream, window.len),
             };
             let stats = run(repo, snapshot, &manifest, monitor, write)?;
-            stream.flush().map_err(|e| Error::io("writing the archive", e))?;
+            stream
+                .flush()
+                .map_err(|e| Error::io("writing the archive", e))?;
             Ok(stats)
         }
         Output::File { path, sync } => to_file(repo, snapshot, &manifest, &path, sync, monitor),
@@ -82,16 +89,27 @@ fn to_file(
 ) -> Result<ExportStats> {
     let failed = |e| Error::io(format!("writing {}", path.display()), e);
     if path.is_dir() {
-        return Err(Error::new(Kind::Invalid, format!("{} is a directory", path.display()))
-            .hint("name a file with -o, or unpack the archive with --dir"));
+        return Err(
+            Error::new(Kind::Invalid, format!("{} is a directory", path.display()))
+                .hint("name a file with -o, or unpack the archive with --dir"),
+        );
     }
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let part = tempfile::Builder::new().prefix(".cryostore-").suffix(".part").tempfile_in(dir).map_err(failed)?;
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let part = tempfile::Builder::new()
+        .prefix(".cryostore-")
+        .suffix(".part")
+        .tempfile_in(dir)
+        .map_err(failed)?;
     let file: &File = part.as_file();
     // Zeros are not written: what is not written of a file of this length reads as zeros.
     file.set_len(manifest.layout.len).map_err(failed)?;
     let write = |window: &Window, bytes: Option<&[u8]>| match bytes {
-        Some(bytes) => window.written(HOLE).try_for_each(|range| file.write_all_at(&bytes[range.clone()], window.at + range.start as u64)),
+        Some(bytes) => window.written(HOLE).try_for_each(|range| {
+            file.write_all_at(&bytes[range.clone()], window.at + range.start as u64)
+        }),
         None => Ok(()),
     };
     let stats = run(repo, snapshot, manifest, monitor, write)?;
@@ -100,14 +118,16 @@ fn to_file(
     }
     part.persist(path).map_err(|e| failed(e.error))?;
     if sync {
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(failed)?;
     }
     Ok(stats)
 }
 
 /// Stretches of zeros that are left out of a file: shorter ones would cost more in calls than in bytes.
 const HOLE: u64 = 64 << 10;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 fn zeros(len: usize) -> impl Iterator<Item = &'static [u8]> {
     (0..len.div_ceil(ZEROS.len())).map(move |n| &ZEROS[..ZEROS.len().min(len - n * ZEROS.len())])
@@ -131,16 +151,22 @@ pub(super) fn run(
         check_streams(repo, manifest)?;
     }
     type Decoded = (Window, Option<Vec<u8>>);
-    let (to_decode, fetched) = mpsc::sync_channel::<Result<(Window, Frames)>>(limits::WINDOWS_WAITING);
+    let (to_decode, fetched) =
+        mpsc::sync_channel::<Result<(Window, Frames)>>(limits::WINDOWS_WAITING);
     let (to_write, decoded) = mpsc::sync_channel::<Decoded>(limits::WINDOWS_WAITING);
     let (empty, reuse) = mpsc::channel::<Vec<u8>>();
     let mut plan = Plan::archive(manifest)?;
-    let mut stats = ExportStats { bytes: total, ..ExportStats::default() };
+    let mut stats = ExportStats {
+        bytes: total,
+        ..ExportStats::default()
+    };
     let digest = std::thread::scope(|scope| -> Result<Digest> {
         let fetcher = scope.spawn(move || -> Fetched {
             let mut count = Fetched::default();
             let mut next = || -> Result<Option<(Window, Frames)>> {
-                let Some(window) = plan.next_window()? else { return Ok(None) };
+                let Some(window) = plan.next_window()? else {
+                    return Ok(None);
+                };
                 let frames = fetch(store, manifest, &window.parts, &mut count)?;
                 Ok(Some((window, frames)))
             };
@@ -180,7 +206,15 @@ pub(super) fn run(
                     None
                 } else {
                     let buffer = reuse.try_recv().unwrap_or_default();
-                    Some(decode_window(store, manifest, &window, &frames, &mut derived, &mut count, buffer)?)
+                    Some(decode_window(
+                        store,
+                        manifest,
+                        &window,
+                        &frames,
+                        &mut derived,
+                        &mut count,
+                        buffer,
+                    )?)
                 };
                 let done = window.at + window.len as u64;
                 if to_write.send((window, bytes)).is_err() {
@@ -212,8 +246,14 @@ pub(super) fn run(
 fn name_damage(repo: &Repository, snapshot: &SnapshotRecord, manifest: &Manifest) -> Error {
     match check_streams(repo, manifest) {
         Err(e) => e.at(format!("snapshot {}", snapshot.id)),
-        Ok(()) => Error::new(Kind::Corrupt, format!("snapshot {}: the archive's digest does not match, although all its streams do", snapshot.id))
-            .hint("the manifest is wrong; run `cryostore check --read-data`"),
+        Ok(()) => Error::new(
+            Kind::Corrupt,
+            format!(
+                "snapshot {}: the archive's digest does not match, although all its streams do",
+                snapshot.id
+            ),
+        )
+        .hint("the manifest is wrong; run `cryostore check --read-data`"),
     }
 }
 
@@ -224,7 +264,9 @@ fn check_streams(repo: &Repository, manifest: &Manifest) -> Result<()> {
     for (n, stream) in (0..).zip(&manifest.streams) {
         let name = String::from_utf8_lossy(&stream.name);
         let digest = match stream.body {
-            Body::Derived { .. } => Digest::of(&derived.get(repo.store(), manifest, n, &mut count)?),
+            Body::Derived { .. } => {
+                Digest::of(&derived.get(repo.store(), manifest, n, &mut count)?)
+            }
             Body::Recipe(_) => stream_digest(repo, manifest, n, &mut count)?,
         };
         if digest != stream.digest {
@@ -236,7 +278,12 @@ fn check_streams(repo: &Repository, manifest: &Manifest) -> Result<()> {
 }
 
 /// Digest of a stream that is in chunks, from its stored bytes.
-fn stream_digest(repo: &Repository, manifest: &Manifest, stream: u32, count: &mut Fetched) -> Result<Digest> {
+fn stream_digest(
+    repo: &Repository,
+    manifest: &Manifest,
+    stream: u32,
+    count: &mut Fetched,
+) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
     let mut zeros = 0_u64;
     let mut plan = Plan::stream(manifest, stream)?;
@@ -249,19 +296,36 @@ fn stream_digest(repo: &Repository, manifest: &Manifest, stream: u32, count: &mu
                 // A slice that is cut by a window's border counts once.
                 From::Frame(_, from) if from > 0 => {}
                 From::Frame(slice, _) => {
-                    let bytes = frames.get(&slice.frame).ok_or_else(|| Error::new(Kind::Internal, "a frame was not fetched"))?;
+                    let bytes = frames
+                        .get(&slice.frame)
+                        .ok_or_else(|| Error::new(Kind::Internal, "a frame was not fetched"))?;
                     if zeros > 0 {
                         hasher.update(&zeros_mark(std::mem::take(&mut zeros)));
                     }
-                    let hashes = partial.hashes(&slice.frame, bytes, repo.key()).map_err(|e| {
-                        Error::stored(format!("frame at byte {} of pack number {}", slice.frame.offset, slice.frame.pack), e)
-                    })?;
-                    let wanted = hashes.get(usize::from(slice.skip)..usize::from(slice.skip + slice.take)).unwrap_or_default();
+                    let hashes = partial
+                        .hashes(&slice.frame, bytes, repo.key())
+                        .map_err(|e| {
+                            Error::stored(
+                                format!(
+                                    "frame at byte {} of pack number {}",
+                                    slice.frame.offset, slice.frame.pack
+                                ),
+                                e,
+                            )
+                        })?;
+                    let wanted = hashes
+                        .get(usize::from(slice.skip)..usize::from(slice.skip + slice.take))
+                        .unwrap_or_default();
                     wanted.iter().for_each(|hash| {
                         hasher.update(hash.as_bytes());
                     });
                 }
-                From::Derived(..) => return Err(Error::new(Kind::Internal, "a stream in chunks with a derived part")),
+                From::Derived(..) => {
+                    return Err(Error::new(
+                        Kind::Internal,
+                        "a stream in chunks with a derived part",
+                    ));
+                }
             }
         }
     }

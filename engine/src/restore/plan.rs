@@ -90,7 +90,12 @@ impl StreamWalk<'_> {
             self.slice = match self.slices.next() {
                 Some(Ok(slice)) => Some(slice),
                 Some(Err(e)) => return Err(Error::stored("the manifest", e)),
-                None => return Err(Error::new(Kind::Corrupt, "the manifest: a recipe is shorter than its stream")),
+                None => {
+                    return Err(Error::new(
+                        Kind::Corrupt,
+                        "the manifest: a recipe is shorter than its stream",
+                    ));
+                }
             };
         }
     }
@@ -100,8 +105,15 @@ impl StreamWalk<'_> {
 #[derive(Debug, Clone)]
 enum Step<'m> {
     Literal(u64),
-    Stream { walk: StreamWalk<'m>, left: u64 },
-    Derived { stream: StreamIndex, at: u64, left: u64 },
+    Stream {
+        walk: Box<StreamWalk<'m>>,
+        left: u64,
+    },
+    Derived {
+        stream: StreamIndex,
+        at: u64,
+        left: u64,
+    },
 }
 
 /// Goes through the archive, or through one stream.
@@ -118,23 +130,47 @@ impl<'m> Plan<'m> {
     /// All of the archive.
     pub(super) fn archive(manifest: &'m Manifest) -> Result<Self> {
         let literals = walk(manifest, 0)?;
-        Ok(Self { manifest, pieces: manifest.layout.pieces.iter(), literals, steps: Vec::new(), at: 0 })
+        Ok(Self {
+            manifest,
+            pieces: manifest.layout.pieces.iter(),
+            literals,
+            steps: Vec::new(),
+            at: 0,
+        })
     }
 
     /// All of one stream.
     pub(super) fn stream(manifest: &'m Manifest, stream: StreamIndex) -> Result<Self> {
         let literals = walk(manifest, 0)?;
-        let mut plan = Self { manifest, pieces: [].iter(), literals, steps: Vec::new(), at: 0 };
+        let mut plan = Self {
+            manifest,
+            pieces: [].iter(),
+            literals,
+            steps: Vec::new(),
+            at: 0,
+        };
         plan.steps.push(plan.step(stream)?);
         Ok(plan)
     }
 
     fn step(&self, stream: StreamIndex) -> Result<Step<'m>> {
         let found = self.manifest.streams.get(stream as usize);
-        let found = found.ok_or_else(|| Error::new(Kind::Corrupt, format!("the manifest: there is no stream {stream}")))?;
+        let found = found.ok_or_else(|| {
+            Error::new(
+                Kind::Corrupt,
+                format!("the manifest: there is no stream {stream}"),
+            )
+        })?;
         Ok(match found.body {
-            Body::Recipe(_) => Step::Stream { walk: walk(self.manifest, stream)?, left: found.len },
-            Body::Derived { .. } => Step::Derived { stream, at: 0, left: found.len },
+            Body::Recipe(_) => Step::Stream {
+                walk: Box::new(walk(self.manifest, stream)?),
+                left: found.len,
+            },
+            Body::Derived { .. } => Step::Derived {
+                stream,
+                at: 0,
+                left: found.len,
+            },
         })
     }
 
@@ -142,14 +178,18 @@ impl<'m> Plan<'m> {
         loop {
             match self.steps.last_mut() {
                 None => {
-                    let Some(piece) = self.pieces.next() else { return Ok(None) };
+                    let Some(piece) = self.pieces.next() else {
+                        return Ok(None);
+                    };
                     if let Some(stream) = piece.stream {
                         let step = self.step(stream)?;
                         self.steps.push(step);
                     }
                     self.steps.push(Step::Literal(piece.literal));
                 }
-                Some(Step::Literal(0) | Step::Stream { left: 0, .. } | Step::Derived { left: 0, .. }) => {
+                Some(
+                    Step::Literal(0) | Step::Stream { left: 0, .. } | Step::Derived { left: 0, .. },
+                ) => {
                     self.steps.pop();
                 }
                 Some(Step::Literal(left)) => {
@@ -164,7 +204,10 @@ impl<'m> Plan<'m> {
                 }
                 Some(Step::Derived { stream, at, left }) => {
                     let len = most.min(*left);
-                    let part = Part { len, from: From::Derived(*stream, *at) };
+                    let part = Part {
+                        len,
+                        from: From::Derived(*stream, *at),
+                    };
                     *at += len;
                     *left -= len;
                     return Ok(Some(part));
@@ -178,22 +221,37 @@ impl<'m> Plan<'m> {
         let mut parts: Vec<Part> = Vec::new();
         let mut len = 0;
         while len < limits::WINDOW_LEN {
-            let Some(part) = self.next_part(limits::WINDOW_LEN - len)? else { break };
+            let Some(part) = self.next_part(limits::WINDOW_LEN - len)? else {
+                break;
+            };
             len += part.len;
             match parts.last_mut() {
-                Some(Part { len, from: From::Zero }) if part.from == From::Zero => *len += part.len,
+                Some(Part {
+                    len,
+                    from: From::Zero,
+                }) if part.from == From::Zero => *len += part.len,
                 _ => parts.push(part),
             }
         }
         let at = self.at;
         self.at += len;
-        let len = usize::try_from(len).map_err(|_| Error::new(Kind::Internal, "a window of more than the memory"))?;
+        let len = usize::try_from(len)
+            .map_err(|_| Error::new(Kind::Internal, "a window of more than the memory"))?;
         Ok((len > 0).then_some(Window { at, len, parts }))
     }
 }
 
 fn walk(manifest: &Manifest, stream: StreamIndex) -> Result<StreamWalk<'_>> {
     let slices = manifest.slices(stream);
-    let slices = slices.ok_or_else(|| Error::new(Kind::Corrupt, format!("the manifest: stream {stream} has no recipe")))?;
-    Ok(StreamWalk { slices, slice: None, given: 0 })
+    let slices = slices.ok_or_else(|| {
+        Error::new(
+            Kind::Corrupt,
+            format!("the manifest: stream {stream} has no recipe"),
+        )
+    })?;
+    Ok(StreamWalk {
+        slices,
+        slice: None,
+        given: 0,
+    })
 }

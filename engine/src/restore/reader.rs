@@ -50,9 +50,19 @@ impl<'r> CheckpointReader<'r> {
         for piece in &manifest.layout.pieces {
             starts.push((at, literal));
             literal += piece.literal;
-            at += piece.literal + piece.stream.and_then(|n| manifest.streams.get(n as usize)).map_or(0, |s| s.len);
+            at += piece.literal
+                + piece
+                    .stream
+                    .and_then(|n| manifest.streams.get(n as usize))
+                    .map_or(0, |s| s.len);
         }
-        Ok(Self { repo, manifest, starts, slices: Mutex::default(), state: Mutex::default() })
+        Ok(Self {
+            repo,
+            manifest,
+            starts,
+            slices: Mutex::default(),
+            state: Mutex::default(),
+        })
     }
 
     /// The manifest.
@@ -76,7 +86,11 @@ impl<'r> CheckpointReader<'r> {
     /// Bytes and requests that were read of packs so far.
     #[must_use]
     pub fn bytes_read(&self) -> u64 {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1.bytes
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .1
+            .bytes
     }
 
     /// Reads the archive from `offset` on; fewer bytes than `out` has come at its end only.
@@ -85,15 +99,26 @@ impl<'r> CheckpointReader<'r> {
         let mut at = offset;
         let mut parts = Vec::new();
         while at < end {
-            let n = self.starts.partition_point(|(start, _)| *start <= at).saturating_sub(1);
-            let (Some(piece), Some((start, literal))) = (self.manifest.layout.pieces.get(n), self.starts.get(n)) else { break };
+            let n = self
+                .starts
+                .partition_point(|(start, _)| *start <= at)
+                .saturating_sub(1);
+            let (Some(piece), Some((start, literal))) =
+                (self.manifest.layout.pieces.get(n), self.starts.get(n))
+            else {
+                break;
+            };
             let within = at - start;
             let (stream, from) = match piece.stream {
                 _ if within < piece.literal => (0, literal + within),
                 Some(stream) => (stream, within - piece.literal),
                 None => break,
             };
-            let ends = if within < piece.literal { start + piece.literal } else { self.starts.get(n + 1).map_or(self.len(), |s| s.0) };
+            let ends = if within < piece.literal {
+                start + piece.literal
+            } else {
+                self.starts.get(n + 1).map_or(self.len(), |s| s.0)
+            };
             let len = ends.min(end) - at;
             self.parts_of(stream, from, len, &mut parts)?;
             at += len;
@@ -107,15 +132,28 @@ impl<'r> CheckpointReader<'r> {
 
     /// All bytes of a member, or of an attachment; none if there is no such member.
     pub fn read_member(&self, name: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
-        let wanted = |s: &&cryostore_format::manifest::Stream| s.name == name && matches!(s.role, Role::Member | Role::Attachment);
-        let Some((n, stream)) = (0..).zip(&self.manifest.streams).find(|(_, s)| wanted(s)) else { return Ok(None) };
+        let wanted = |s: &&cryostore_format::manifest::Stream| {
+            s.name == name && matches!(s.role, Role::Member | Role::Attachment)
+        };
+        let Some((n, stream)) = (0..).zip(&self.manifest.streams).find(|(_, s)| wanted(s)) else {
+            return Ok(None);
+        };
         if stream.len > limit {
-            return Err(Error::new(Kind::Invalid, format!("{} has {} bytes, at most {limit} are read at once", String::from_utf8_lossy(name), stream.len)));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "{} has {} bytes, at most {limit} are read at once",
+                    String::from_utf8_lossy(name),
+                    stream.len
+                ),
+            ));
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (derived, count) = &mut *state;
         let bytes = match stream.body {
-            Body::Derived { .. } => derived.get(self.repo.store(), &self.manifest, n, count)?.to_vec(),
+            Body::Derived { .. } => derived
+                .get(self.repo.store(), &self.manifest, n, count)?
+                .to_vec(),
             Body::Recipe(_) => read_stream(self.repo.store(), &self.manifest, n, limit, count)?,
         };
         Ok(Some(bytes))
@@ -123,17 +161,35 @@ impl<'r> CheckpointReader<'r> {
 
     /// Where the page at `address` is; none if the checkpoint does not have it.
     pub fn page(&self, of: MapOf, address: u64) -> Result<Option<PageFrame>> {
-        let Some(map) = self.manifest.maps.iter().find(|map| map.of == of && !map.stale) else { return Ok(None) };
+        let Some(map) = self
+            .manifest
+            .maps
+            .iter()
+            .find(|map| map.of == of && !map.stale)
+        else {
+            return Ok(None);
+        };
         let number = address / u64::from(map.page_size.max(1));
         let mut in_image = 0_u64;
         for run in &map.runs {
-            let within = number.checked_sub(run.page_number).filter(|within| *within < run.pages);
+            let within = number
+                .checked_sub(run.page_number)
+                .filter(|within| *within < run.pages);
             match (within, run.place) {
                 (Some(_), RunPlace::Parent) => return Ok(Some(PageFrame::Parent)),
                 (Some(within), RunPlace::Image) => {
-                    let Some(stream) = map.stream else { return Ok(None) };
-                    let phase = self.manifest.streams.get(stream as usize).map_or(0, |s| u64::from(s.phase));
-                    return self.page_of(stream, phase + (in_image + within) * u64::from(map.page_size));
+                    let Some(stream) = map.stream else {
+                        return Ok(None);
+                    };
+                    let phase = self
+                        .manifest
+                        .streams
+                        .get(stream as usize)
+                        .map_or(0, |s| u64::from(s.phase));
+                    return self.page_of(
+                        stream,
+                        phase + (in_image + within) * u64::from(map.page_size),
+                    );
                 }
                 (None, RunPlace::Image) => in_image = in_image.saturating_add(run.pages),
                 (None, RunPlace::Parent) => {}
@@ -144,7 +200,12 @@ impl<'r> CheckpointReader<'r> {
 
     fn page_of(&self, stream: StreamIndex, at: u64) -> Result<Option<PageFrame>> {
         let mut parts = Vec::new();
-        if self.manifest.streams.get(stream as usize).is_none_or(|s| at >= s.len) {
+        if self
+            .manifest
+            .streams
+            .get(stream as usize)
+            .is_none_or(|s| at >= s.len)
+        {
             return Ok(None);
         }
         self.parts_of(stream, at, 1, &mut parts)?;
@@ -153,24 +214,49 @@ impl<'r> CheckpointReader<'r> {
             From::Frame(slice, from) => {
                 let page = slice.len / u64::from(slice.take.max(1));
                 let skip = slice.skip + u16::try_from(from / page.max(1)).ok()?;
-                Some(PageFrame::Frame(FrameSlice { skip, take: 1, len: page, ..slice }))
+                Some(PageFrame::Frame(FrameSlice {
+                    skip,
+                    take: 1,
+                    len: page,
+                    ..slice
+                }))
             }
             From::Derived(..) => None,
         }))
     }
 
     /// Appends the parts of some bytes of a stream.
-    fn parts_of(&self, stream: StreamIndex, from: u64, len: u64, out: &mut Vec<Part>) -> Result<()> {
-        if matches!(self.manifest.streams.get(stream as usize).map(|s| &s.body), Some(Body::Derived { .. })) {
-            out.push(Part { len, from: From::Derived(stream, from) });
+    fn parts_of(
+        &self,
+        stream: StreamIndex,
+        from: u64,
+        len: u64,
+        out: &mut Vec<Part>,
+    ) -> Result<()> {
+        if matches!(
+            self.manifest.streams.get(stream as usize).map(|s| &s.body),
+            Some(Body::Derived { .. })
+        ) {
+            out.push(Part {
+                len,
+                from: From::Derived(stream, from),
+            });
             return Ok(());
         }
         let slices = self.slices(stream)?;
         let mut at = from;
-        let mut n = slices.partition_point(|(start, _)| *start <= at).saturating_sub(1);
+        let mut n = slices
+            .partition_point(|(start, _)| *start <= at)
+            .saturating_sub(1);
         while at < from + len {
-            let Some((start, slice)) = slices.get(n).filter(|(start, slice)| at - start < slice.len()) else {
-                return Err(Error::new(Kind::Corrupt, format!("the manifest: the recipe of stream {stream} ends before byte {at}")));
+            let Some((start, slice)) = slices
+                .get(n)
+                .filter(|(start, slice)| at - start < slice.len())
+            else {
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    format!("the manifest: the recipe of stream {stream} ends before byte {at}"),
+                ));
             };
             let within = at - start;
             let take = (slice.len() - within).min(from + len - at);
@@ -225,7 +311,13 @@ impl<'r> CheckpointReader<'r> {
             let bytes: u64 = batch.iter().map(|part| part.len).sum();
             let (target, next) = rest.split_at_mut(usize::try_from(bytes).unwrap_or(usize::MAX));
             let frames = fetch(store, &self.manifest, batch, count)?;
-            decode(&self.manifest, batch, &frames, |stream| derived.get(store, &self.manifest, stream, count), target)?;
+            decode(
+                &self.manifest,
+                batch,
+                &frames,
+                |stream| derived.get(store, &self.manifest, stream, count),
+                target,
+            )?;
             left = after;
             rest = next;
         }

@@ -32,23 +32,44 @@ pub struct UnpackStats {
 }
 
 /// Unpacks an archive into the directory `dir`, which must not exist, or be empty.
-pub fn unpack(repo: &Repository, snapshot: &SnapshotRecord, dir: &Path, monitor: &dyn Monitor) -> Result<UnpackStats> {
+pub fn unpack(
+    repo: &Repository,
+    snapshot: &SnapshotRecord,
+    dir: &Path,
+    monitor: &dyn Monitor,
+) -> Result<UnpackStats> {
     let failed = |e| Error::io(format!("unpacking into {}", dir.display()), e);
     match fs::read_dir(dir).map(|mut entries| entries.next().is_some()) {
         Ok(true) => {
-            return Err(Error::new(Kind::Conflict, format!("{} is not empty", dir.display())).hint("name a directory that does not exist yet"));
+            return Err(
+                Error::new(Kind::Conflict, format!("{} is not empty", dir.display()))
+                    .hint("name a directory that does not exist yet"),
+            );
         }
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
         _ => {}
     }
-    let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let part = tempfile::Builder::new().prefix(".cryostore-").suffix(".part").tempdir_in(above).map_err(failed)?;
+    let above = dir
+        .parent()
+        .filter(|above| !above.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let part = tempfile::Builder::new()
+        .prefix(".cryostore-")
+        .suffix(".part")
+        .tempdir_in(above)
+        .map_err(failed)?;
     let manifest = repo.manifest(snapshot)?;
     let mut unpacker = Unpacker::new(part.path());
-    run(repo, snapshot, &manifest, monitor, |window, bytes| match bytes {
-        Some(bytes) => unpacker.push(bytes),
-        None => unpacker.push(&vec![0; window.len]),
-    })
+    run(
+        repo,
+        snapshot,
+        &manifest,
+        monitor,
+        |window, bytes| match bytes {
+            Some(bytes) => unpacker.push(bytes),
+            None => unpacker.push(&vec![0; window.len]),
+        },
+    )
     .map_err(refused)?;
     let stats = unpacker.finish().map_err(|e| refused(failed(e)))?;
     fs::rename(part.path(), dir).map_err(failed)?;
@@ -60,7 +81,10 @@ pub fn unpack(repo: &Repository, snapshot: &SnapshotRecord, dir: &Path, monitor:
 /// Errors that [`Unpacker`] makes are about the archive, not about the disk.
 fn refused(e: Error) -> Error {
     use std::error::Error as _;
-    let ours = e.source().and_then(|cause| cause.downcast_ref::<io::Error>()).filter(|cause| cause.kind() == io::ErrorKind::InvalidData);
+    let ours = e
+        .source()
+        .and_then(|cause| cause.downcast_ref::<io::Error>())
+        .filter(|cause| cause.kind() == io::ErrorKind::InvalidData);
     match ours {
         Some(cause) => Error::new(Kind::Invalid, cause.to_string())
             .hint("nothing was unpacked; `cryostore export -o FILE` gives the archive as it is"),
@@ -122,14 +146,20 @@ impl Unpacker {
     fn begin(&mut self, member: &Member) -> io::Result<()> {
         let shown = String::from_utf8_lossy(&member.name).into_owned();
         let Some(path) = safe_path(&member.name) else {
-            return Err(invalid(format!("the member `{}` has a name that leads out of the directory", shown.escape_debug())));
+            return Err(invalid(format!(
+                "the member `{}` has a name that leads out of the directory",
+                shown.escape_debug()
+            )));
         };
         if path.as_os_str().is_empty() {
             return Ok(());
         }
         let through = |link: &(PathBuf, Vec<u8>)| path.starts_with(&link.0);
         if self.links.iter().any(through) {
-            return Err(invalid(format!("the member `{}` leads through a symbolic link", shown.escape_debug())));
+            return Err(invalid(format!(
+                "the member `{}` leads through a symbolic link",
+                shown.escape_debug()
+            )));
         }
         let target = self.root.join(&path);
         if let Some(above) = target.parent() {
@@ -155,14 +185,20 @@ impl Unpacker {
             EntryType::Symlink => self.links.push((path, member.link.clone())),
             EntryType::HardLink => {
                 let linked = safe_path(&member.link).map(|path| self.root.join(path));
-                let linked = linked.filter(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_file()));
+                let linked =
+                    linked.filter(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_file()));
                 let Some(linked) = linked else {
-                    return Err(invalid(format!("the member `{}` is a link to what is not in the archive", shown.escape_debug())));
+                    return Err(invalid(format!(
+                        "the member `{}` is a link to what is not in the archive",
+                        shown.escape_debug()
+                    )));
                 };
                 fs::hard_link(linked, &target)?;
             }
             EntryType::Sparse => self.skip(&shown, "its holes are coded in GNU's way"),
-            EntryType::Other(_) => self.skip(&shown, "it is a device, a pipe or of an unknown kind"),
+            EntryType::Other(_) => {
+                self.skip(&shown, "it is a device, a pipe or of an unknown kind")
+            }
         }
         Ok(())
     }
@@ -209,7 +245,10 @@ mod tests {
         for bad in ["/etc/passwd", "../x", "a/../../x", "a/..", "..", "a\0b"] {
             assert_eq!(safe_path(bad.as_bytes()), None, "{bad:?}");
         }
-        assert_eq!(safe_path(b"./checkpoint//pages-1.img"), Some(PathBuf::from("checkpoint/pages-1.img")));
+        assert_eq!(
+            safe_path(b"./checkpoint//pages-1.img"),
+            Some(PathBuf::from("checkpoint/pages-1.img"))
+        );
     }
 
     proptest! {

@@ -48,33 +48,56 @@ impl Store {
             None => storage,
             Some(("file", path)) => path,
             Some((scheme, _)) => {
-                return Err(Error::new(Kind::Unsupported, format!("storage `{storage}`: no stores of the kind `{scheme}://` in this version"))
-                    .hint("use a directory (a path or a file:// URL)"));
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!(
+                        "storage `{storage}`: no stores of the kind `{scheme}://` in this version"
+                    ),
+                )
+                .hint("use a directory (a path or a file:// URL)"));
             }
         };
         if path.is_empty() {
-            return Err(Error::new(Kind::Invalid, "the storage is an empty path").hint("say --storage DIR"));
+            return Err(
+                Error::new(Kind::Invalid, "the storage is an empty path").hint("say --storage DIR")
+            );
         }
         let root = FsPath::new(path);
         if create {
-            std::fs::create_dir_all(root).map_err(|e| Error::io(format!("making the directory {path}"), e))?;
+            std::fs::create_dir_all(root)
+                .map_err(|e| Error::io(format!("making the directory {path}"), e))?;
         }
-        let missing = |e| Error::io(format!("storage {path}"), e).hint("check the path; `cryostore init --storage DIR` makes a repository");
+        let missing = |e| {
+            Error::io(format!("storage {path}"), e)
+                .hint("check the path; `cryostore init --storage DIR` makes a repository")
+        };
         let root = root.canonicalize().map_err(missing)?;
         if !root.is_dir() {
-            return Err(Error::new(Kind::Invalid, format!("storage {path} is not a directory"))
-                .hint("a repository is a directory; an archive is what `import` takes"));
+            return Err(
+                Error::new(Kind::Invalid, format!("storage {path} is not a directory"))
+                    .hint("a repository is a directory; an archive is what `import` takes"),
+            );
         }
         let objects = LocalFileSystem::new_with_prefix(&root)
             .map_err(|e| Error::new(Kind::Invalid, format!("storage {path}: {e}")))?
             .with_fsync(true);
         let name = root.display().to_string();
-        Ok(Self { objects: Arc::new(objects), bridge: Bridge::new()?, name, local: Some(root) })
+        Ok(Self {
+            objects: Arc::new(objects),
+            bridge: Bridge::new()?,
+            name,
+            local: Some(root),
+        })
     }
 
     /// Any other store; `name` is what errors call it.
     pub fn new(objects: Arc<dyn ObjectStore>, name: impl Into<String>) -> Result<Self> {
-        Ok(Self { objects, bridge: Bridge::new()?, name: name.into(), local: None })
+        Ok(Self {
+            objects,
+            bridge: Bridge::new()?,
+            name: name.into(),
+            local: None,
+        })
     }
 
     /// What errors call it.
@@ -101,7 +124,10 @@ impl Store {
         });
         match result {
             Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(size)) => Err(Error::new(Kind::Corrupt, format!("{name} has {size} bytes, at most {limit} were expected"))),
+            Ok(Err(size)) => Err(Error::new(
+                Kind::Corrupt,
+                format!("{name} has {size} bytes, at most {limit} were expected"),
+            )),
             Err(e) => Err(self.error("reading", name, e)),
         }
     }
@@ -125,8 +151,11 @@ impl Store {
     }
 
     fn short(name: &str, len: u64) -> Error {
-        Error::new(Kind::Corrupt, format!("{name} has only {len} bytes: it was cut short"))
-            .hint("run `cryostore check --read-data` to see which snapshots are touched")
+        Error::new(
+            Kind::Corrupt,
+            format!("{name} has only {len} bytes: it was cut short"),
+        )
+        .hint("run `cryostore check --read-data` to see which snapshots are touched")
     }
 
     /// Bytes of an object; none if there is no such object.
@@ -140,23 +169,39 @@ impl Store {
 
     /// Puts an object that must not exist yet. An object that is there already is a conflict; whose it is, the caller must look.
     pub fn create(&self, name: &str, bytes: impl Into<Bytes>) -> Result<()> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let options = PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
         let path = Path::from(name);
-        let put = self.objects.put_opts(&path, PutPayload::from_bytes(bytes.into()), options);
-        self.bridge.wait(put).map(drop).map_err(|e| self.error("writing", name, e))
+        let put = self
+            .objects
+            .put_opts(&path, PutPayload::from_bytes(bytes.into()), options);
+        self.bridge
+            .wait(put)
+            .map(drop)
+            .map_err(|e| self.error("writing", name, e))
     }
 
     /// Puts an object, whether there is one or not.
     pub fn replace(&self, name: &str, bytes: impl Into<Bytes>) -> Result<()> {
         let path = Path::from(name);
-        let put = self.objects.put(&path, PutPayload::from_bytes(bytes.into()));
-        self.bridge.wait(put).map(drop).map_err(|e| self.error("writing", name, e))
+        let put = self
+            .objects
+            .put(&path, PutPayload::from_bytes(bytes.into()));
+        self.bridge
+            .wait(put)
+            .map(drop)
+            .map_err(|e| self.error("writing", name, e))
     }
 
     /// Puts beside the caller: at most `limit` objects at once.
     #[must_use]
     pub fn uploads(&self, limit: usize) -> Uploads {
-        Uploads { store: self.clone(), tasks: self.bridge.tasks(limit) }
+        Uploads {
+            store: self.clone(),
+            tasks: self.bridge.tasks(limit),
+        }
     }
 
     /// Removes an object; one that is gone already is no error.
@@ -175,7 +220,10 @@ impl Store {
             let mut out = Vec::new();
             while let Some(meta) = objects.next().await {
                 match meta {
-                    Ok(meta) => out.push(Listed { name: meta.location.to_string(), len: meta.size }),
+                    Ok(meta) => out.push(Listed {
+                        name: meta.location.to_string(),
+                        len: meta.size,
+                    }),
                     // Removed between the list and the look at it.
                     Err(object_store::Error::NotFound { .. }) => {}
                     Err(e) => return Err(self.error("listing", prefix.as_ref(), e)),
@@ -199,9 +247,15 @@ impl Store {
         let cause = io_cause(&error).map_or_else(|| error.to_string(), ToString::to_string);
         let out = Error::new(kind, format!("{doing} {name} in {}: {cause}", self.name));
         let out = match kind {
-            Kind::NoSpace => out.hint("the store is full: make room, then try again; what was stored before is whole"),
-            Kind::Denied => out.hint("change the rights on the store, or use an account that has them"),
-            Kind::Unavailable => out.hint("try again; if it stays, look at the store and its disks"),
+            Kind::NoSpace => out.hint(
+                "the store is full: make room, then try again; what was stored before is whole",
+            ),
+            Kind::Denied => {
+                out.hint("change the rights on the store, or use an account that has them")
+            }
+            Kind::Unavailable => {
+                out.hint("try again; if it stays, look at the store and its disks")
+            }
             _ => out,
         };
         out.because(error)
@@ -233,7 +287,12 @@ impl Uploads {
         let store = self.store.clone();
         self.tasks.start(async move {
             let payload = PutPayload::from_bytes(bytes);
-            store.objects.put(&Path::from(name.as_str()), payload).await.map(drop).map_err(|e| store.error("writing", &name, e))
+            store
+                .objects
+                .put(&Path::from(name.as_str()), payload)
+                .await
+                .map(drop)
+                .map_err(|e| store.error("writing", &name, e))
         })?;
         Ok(())
     }

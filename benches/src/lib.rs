@@ -1,1 +1,1 @@
-//! Skeleton.
+//! Nothing but the benchmarks in `benches/`.

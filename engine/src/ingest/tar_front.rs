@@ -300,6 +300,9 @@ fn gzip_member(name: Vec<u8>, bytes: &[u8], writer: &mut Writer<'_>) -> Result<u
         max_compressed: limits::GZIP_COMPRESSED,
         max_plain: limits::GZIP_PLAIN,
     };
+    if let Some(same) = writer.same_derived(&name, bytes)? {
+        return Ok(same);
+    }
     match gzip::open(bytes, &bounds) {
         Ok(opened) => {
             let plain = part(&opened.plain, writer)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cryostore_format::manifest::{Body, Role, Stream, StreamIndex, Transform};
 use cryostore_format::pack::FrameEntry;
-use cryostore_format::recipe::FrameRef;
+use cryostore_format::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};
 use cryostore_format::snapshot::{ClassCount, Classes};
 use cryostore_format::{ChunkHash, ChunkId, Digest, PackId};
 
@@ -224,6 +224,80 @@ impl<'r> Writer<'r> {
             body,
         };
         self.keep(number, stream)
+    }
+
+    /// The base's derived stream of this name, taken over if it has these very bytes: that its parts give them was proved when
+    /// they were stored, and proving it again would cost a second for some 20 MB.
+    pub(super) fn same_derived(
+        &mut self,
+        name: &[u8],
+        bytes: &[u8],
+    ) -> Result<Option<StreamIndex>> {
+        let Some(base) = self.base else {
+            return Ok(None);
+        };
+        let mut streams = base
+            .manifest
+            .streams
+            .iter()
+            .filter(|s| s.name == name && s.len == bytes.len() as u64);
+        let Some((plain, corrections, digest)) = streams.find_map(|s| match s.body {
+            Body::Derived {
+                plain, corrections, ..
+            } => Some((plain, corrections, s.digest)),
+            Body::Recipe(_) => None,
+        }) else {
+            return Ok(None);
+        };
+        if Digest::of(bytes) != digest {
+            return Ok(None);
+        }
+        let (Some(plain), Some(corrections)) =
+            (self.copy_of(base, plain), self.copy_of(base, corrections))
+        else {
+            return Ok(None);
+        };
+        let number = |n: usize| {
+            StreamIndex::try_from(n).map_err(|_| Error::new(Kind::Internal, "too many streams"))
+        };
+        let mut add = |stream: Stream| {
+            self.streams.push(Some(stream));
+            number(self.streams.len() - 1)
+        };
+        let (plain, corrections) = (add(plain)?, add(corrections)?);
+        self.derived(name.to_vec(), bytes, plain, corrections)
+            .map(Some)
+    }
+
+    /// A stream of the base with its packs' numbers in this manifest; none if one of them is missing.
+    fn copy_of(&mut self, base: &Base, stream: StreamIndex) -> Option<Stream> {
+        let found = base.manifest.streams.get(stream as usize)?;
+        let mut recipe = RecipeWriter::new(found.page_size);
+        let mut same = ClassCount::default();
+        for slice in base.manifest.slices(stream)? {
+            let slice = match slice.ok()? {
+                Slice::Zero { len } => Slice::Zero { len },
+                Slice::Frame(slice) => {
+                    let chunk = BaseChunk {
+                        frame: slice.frame,
+                        number: slice.skip,
+                    };
+                    let (frame, skip) = self.base_frame(chunk)?;
+                    Slice::Frame(FrameSlice {
+                        frame,
+                        skip,
+                        ..slice
+                    })
+                }
+            };
+            count(&mut same, 0, slice.len());
+            recipe.push(slice);
+        }
+        count(&mut self.classes.same, same.pages, same.bytes);
+        Some(Stream {
+            body: Body::Recipe(recipe.finish()),
+            ..found.clone()
+        })
     }
 
     fn keep(&mut self, number: StreamIndex, stream: Stream) -> Result<StreamIndex> {

@@ -58,6 +58,8 @@ pub struct GcReport {
     pub foreign: Vec<String>,
 }
 
+const LEFTOVER: &str = "a write that was cut off left it";
+
 /// What there is, and what is needed.
 #[derive(Debug, Default)]
 struct Seen {
@@ -77,6 +79,14 @@ pub fn collect(repo: &Repository, options: &GcOptions, monitor: &dyn Monitor) ->
     let seen = look(repo, monitor)?;
     let mut report = plan(&seen);
     report.ended_sessions = ended_sessions;
+    for left in repo.store().leftovers()? {
+        report.bytes += left.len;
+        report.garbage.push(Garbage {
+            name: left.name,
+            bytes: left.len,
+            reason: LEFTOVER.to_owned(),
+        });
+    }
     if !options.dry_run {
         apply(repo, &report.garbage, monitor)?;
         report.removed = true;
@@ -247,6 +257,10 @@ fn apply(repo: &Repository, garbage: &[Garbage], monitor: &dyn Monitor) -> Resul
     for (done, object) in (0..).zip(others.iter().chain(&tombstones)) {
         keep_going(monitor)?;
         monitor.progress(Phase::Collect, done, Some(garbage.len() as u64));
+        if object.reason == LEFTOVER {
+            repo.store().remove_leftover(&object.name)?;
+            continue;
+        }
         repo.store().delete(&object.name)?;
         if let Some(id) = pack::id_of(&object.name) {
             // A stale entry does no harm: whoever follows it looks whether the pack is there.

@@ -35,10 +35,12 @@ pub const INDEX_CACHE: usize = 16 << 20;
 /// Ids of one index segment before another is begun: 1 Mi ids, 16 MiB.
 pub const SEGMENT_IDS: usize = 1 << 20;
 
-/// CRIU images and descriptions that are kept in memory while an archive is read, all together.
-pub const IMAGES_TOTAL: usize = 48 << 20;
-/// One of them: a page map of 16 MiB describes a million runs.
-pub const IMAGE_LEN: usize = 16 << 20;
+/// CRIU images that are kept in memory while an archive is read, all together; understood, they take up to three times as much.
+pub const IMAGES_TOTAL: usize = 24 << 20;
+/// One of them: a page map of 8 MiB describes half a million runs.
+pub const IMAGE_LEN: usize = 8 << 20;
+/// One of the engines' descriptions (JSON, which takes some ten times as much when it is understood); real ones have 5 to 30 KB.
+pub const DESCRIPTION_LEN: usize = 2 << 20;
 /// What is read of `dump.log`: its first lines name CRIU's version.
 pub const LOG_HEAD: usize = 8 << 10;
 

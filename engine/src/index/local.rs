@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use cryostore_format::{ChunkId, PackId, SegmentId};
 use rocksdb::{BlockBasedIndexType, BlockBasedOptions, Cache, DB, Options, WriteBatch};
@@ -24,7 +25,8 @@ pub struct LocalIndex {
     lock: Option<File>,
     /// Directory of a reader beside the owner; removed with it.
     _beside: Option<tempfile::TempDir>,
-    next_pack: AtomicU64,
+    /// The next pack's number. Held while a pack is taken in, so that what is stored of it never goes back.
+    next_pack: Mutex<u32>,
     lookups: AtomicU64,
 }
 
@@ -115,13 +117,13 @@ impl LocalIndex {
     fn with(db: DB, lock: Option<File>, beside: Option<tempfile::TempDir>) -> Result<Self> {
         let mut next = 0;
         if let Some(bytes) = db.get(b"next").map_err(failed)? {
-            next = number(&bytes).map_or(0, u64::from);
+            next = number(&bytes).unwrap_or(0);
         }
         Ok(Self {
             db,
             lock,
             _beside: beside,
-            next_pack: AtomicU64::new(next),
+            next_pack: Mutex::new(next),
             lookups: AtomicU64::new(0),
         })
     }
@@ -161,11 +163,15 @@ impl LocalIndex {
         if self.db.get(&pack_key).map_err(failed)?.is_some() {
             return Ok(());
         }
-        let pack_number =
-            u32::try_from(self.next_pack.fetch_add(1, Ordering::Relaxed)).map_err(|_| {
-                Error::new(Kind::Unsupported, "the local index has 2^32 packs")
-                    .hint("`cryostore rebuild-index` makes it anew")
-            })?;
+        let mut next = self
+            .next_pack
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let pack_number = *next;
+        let after = pack_number.checked_add(1).ok_or_else(|| {
+            Error::new(Kind::Unsupported, "the local index has 2^32 packs")
+                .hint("`cryostore rebuild-index` makes it anew")
+        })?;
         let number_bytes = pack_number.to_le_bytes();
         let mut batch = WriteBatch::default();
         let mut value = [0; 8];
@@ -179,8 +185,10 @@ impl LocalIndex {
         }
         batch.put(key(b'n', &number_bytes), pack.as_bytes());
         batch.put(&pack_key, number_bytes);
-        batch.put(b"next", (pack_number + 1).to_le_bytes());
-        self.db.write(batch).map_err(failed)
+        batch.put(b"next", after.to_le_bytes());
+        self.db.write(batch).map_err(failed)?;
+        *next = after;
+        Ok(())
     }
 
     /// Forgets a pack that is gone: its ids lead nowhere from now on.

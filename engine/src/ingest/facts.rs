@@ -70,11 +70,7 @@ impl Facts {
                 .unwrap_or(usize::MAX)
                 .min(limits::LOG_HEAD);
         }
-        let wanted = if self.looks_at(name) {
-            limits::IMAGE_LEN
-        } else {
-            0
-        };
+        let wanted = self.looks_at(name);
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         if wanted == 0 {
             return 0;
@@ -89,8 +85,8 @@ impl Facts {
         len
     }
 
-    /// True if [`Self::learn`] wants to see a member with this name, if it is not too long.
-    pub(super) fn looks_at(&self, name: &[u8]) -> bool {
+    /// Bytes that a member with this name may have at most for [`Self::learn`] to want it; 0: it is of no use.
+    pub(super) fn looks_at(&self, name: &[u8]) -> usize {
         let (dir, file) = split(name);
         let image = matches!(
             image_name(file),
@@ -101,7 +97,12 @@ impl Facts {
                 | ImageName::Mm(_)
                 | ImageName::Core(_)
         );
-        image || (dir.is_empty() && matches!(file, b"spec.dump" | b"config.dump"))
+        let description = dir.is_empty() && matches!(file, b"spec.dump" | b"config.dump");
+        match (image, description) {
+            (true, _) => limits::IMAGE_LEN,
+            (_, true) => limits::DESCRIPTION_LEN,
+            _ => 0,
+        }
     }
 
     /// A member is there, whatever it holds.

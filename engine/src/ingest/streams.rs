@@ -102,11 +102,7 @@ impl<'r> StreamImport<'r> {
             )
             .hint("use 1 to 4096 bytes"));
         }
-        let wanted = if self.facts.looks_at(name) {
-            crate::limits::IMAGE_LEN
-        } else {
-            0
-        };
+        let wanted = self.facts.looks_at(name);
         let pages = self.facts.page_image(name, 0);
         let stream = self.writer.open(StreamSpec {
             name: name.to_vec(),

@@ -235,6 +235,29 @@ impl Store {
         Ok(out)
     }
 
+    /// What writes that were cut off have left in a local store: `NAME#N` beside the objects. They are in no list and nothing reads them.
+    pub fn leftovers(&self) -> Result<Vec<Listed>> {
+        let mut out = Vec::new();
+        if let Some(root) = &self.local {
+            find_leftovers(root, root, &mut out)
+                .map_err(|e| Error::io(format!("listing {}", self.name), e))?;
+        }
+        Ok(out)
+    }
+
+    /// Removes one of them.
+    pub fn remove_leftover(&self, name: &str) -> Result<()> {
+        let Some(root) = self.local.as_ref().filter(|_| is_leftover(name)) else {
+            return Ok(());
+        };
+        match std::fs::remove_file(root.join(name)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("removing {name}"), e))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn error(&self, doing: &str, name: &str, error: object_store::Error) -> Error {
         use object_store::Error as Os;
         let kind = match &error {
@@ -260,6 +283,38 @@ impl Store {
         };
         out.because(error)
     }
+}
+
+/// `<kind>/…/<32 hexadecimal digits>#<number>`, of a kind that is ours.
+fn is_leftover(name: &str) -> bool {
+    let ours = ["packs/", "index/", "manifests/", "snapshots/", "sessions/"];
+    let file = name.rsplit('/').next().unwrap_or_default();
+    let Some((id, number)) = file.split_once('#') else {
+        return false;
+    };
+    ours.iter().any(|dir| name.starts_with(dir))
+        && id.len() == 32
+        && id.bytes().all(|b| b.is_ascii_hexdigit())
+        && !number.is_empty()
+        && number.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn find_leftovers(root: &FsPath, dir: &FsPath, out: &mut Vec<Listed>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            find_leftovers(root, &path, out)?;
+        } else if let Some(name) = path.strip_prefix(root).ok().and_then(FsPath::to_str)
+            && is_leftover(name)
+        {
+            out.push(Listed {
+                name: name.to_owned(),
+                len: entry.metadata()?.len(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The operating system's error behind an error, if there is one.

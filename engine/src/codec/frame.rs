@@ -57,6 +57,11 @@ impl OpenFrame {
                 format!("a chunk of {} bytes", chunk.len()),
             ));
         };
+        if self.bytes.capacity() == 0 {
+            // Once for the whole frame: growing step by step would copy every byte once more.
+            self.bytes
+                .reserve_exact(limits::FRAME_PLAIN.max(chunk.len()));
+        }
         self.hashes.push(hash);
         self.lengths.push(len);
         self.bytes.extend_from_slice(chunk);

@@ -134,6 +134,18 @@ impl LocalIndex {
         self.lock.is_some()
     }
 
+    /// True if it has no pack.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        // A reader beside the owner sees what the owner adds, and cannot count it.
+        self.is_owner()
+            && *self
+                .next_pack
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                == 0
+    }
+
     /// Ids that were looked up so far.
     #[must_use]
     pub fn lookups(&self) -> u64 {

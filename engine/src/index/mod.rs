@@ -6,7 +6,7 @@
 pub mod local;
 pub mod segments;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cryostore_format::{ChunkId, PackId, SegmentId};
 
@@ -33,7 +33,53 @@ pub struct Index {
     local: Option<std::sync::Arc<local::LocalIndex>>,
 }
 
+/// An index that is being opened beside other work. Dropped, it is waited for: nothing of it goes on behind its user's back.
+#[derive(Debug)]
+pub struct Opening(Option<std::thread::JoinHandle<(Index, Vec<String>)>>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Keeps warnings for later.
+#[derive(Debug, Default)]
+struct Later(std::sync::Mutex<Vec<String>>);
+
+impl Monitor for Later {
+    fn warning(&self, text: &str) {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .push(text.to_owned());
+    }
+}
+
+impl Opening {
+    /// Waits until it is open.
+    #[must_use]
+    pub fn wait(mut self, monitor: &dyn Monitor) -> Index {
+        let joined = self.0.take().map(std::thread::JoinHandle::join);
+        let (index, warnings) = joined.and_then(std::thread::Result::ok).unwrap_or_default();
+        warnings.iter().for_each(|warning| monitor.warning(warning));
+        index
+    }
+}
+
 impl Index {
+    /// Begins to open the copy in `dir` on a thread of its own; a new RocksDB takes some 40 ms.
+    #[must_use]
+    pub fn start_opening(dir: Option<PathBuf>, store: Store) -> Opening {
+        Opening(Some(std::thread::spawn(move || {
+            let later = Later::default();
+            let index = Self::open(dir.as_deref(), &store, &later);
+            (index, later.0.into_inner().unwrap_or_default())
+        })))
+    }
+
     /// Opens the copy in `dir` and takes in the stored segments that it does not know yet.
     #[cfg(feature = "rocksdb")]
     #[must_use]
@@ -94,6 +140,16 @@ impl Index {
             return local.is_owner();
         }
         false
+    }
+
+    /// True if it has no pack at all: a look-up would find nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        #[cfg(feature = "rocksdb")]
+        if let Some(local) = &self.local {
+            return local.is_empty();
+        }
+        true
     }
 
     /// Where chunks lie, in the order of `ids`, which must be sorted. An index that fails finds nothing.

@@ -18,7 +18,7 @@ use super::stream::{Addresses, Cut, OpenStream, StreamSpec};
 use crate::chunk::cdc::Cutter;
 use crate::chunk::page::{self, Page};
 use crate::error::{Error, Kind, Result};
-use crate::index::{Index, Location};
+use crate::index::{Index, Location, Opening};
 use crate::limits;
 use crate::monitor::Monitor;
 use crate::pack::directories::{Directories, PackDirectory};
@@ -47,6 +47,10 @@ pub(super) struct Writer<'r> {
     base_packs: Vec<Option<Option<u32>>>,
     directories: Directories,
     index: Option<Index>,
+    /// Without a base every page is looked for in the index: it is opened while the first slab is read.
+    opening: Option<Opening>,
+    /// True if the index had no pack when this session opened it.
+    index_was_empty: Option<bool>,
     sink: FrameSink<'r>,
     /// Chunks of this session that the index does not have yet.
     known: HashMap<ChunkId, (FrameNumber, u16)>,
@@ -118,6 +122,10 @@ impl<'r> Writer<'r> {
             base_packs: vec![None; base.map_or(0, |base| base.manifest.packs.len())],
             directories: Directories::new(repo.store().clone(), repo.cache()),
             index: None,
+            opening: base
+                .is_none()
+                .then(|| Index::start_opening(repo.index_dir(), repo.store().clone())),
+            index_was_empty: None,
             sink: FrameSink::new(repo.store(), repo.env()),
             known: HashMap::new(),
             packs: PackTable::default(),
@@ -558,11 +566,25 @@ impl<'r> Writer<'r> {
                 rest = after;
                 continue;
             }
+            if self.index_is_of_no_use() {
+                rest = after;
+                continue;
+            }
             let (batch, after) = rest.split_at(rest.len().min(limits::LOOKUP_BATCH));
             self.find_in_index(batch, found, &hash)?;
             rest = after;
         }
         Ok(())
+    }
+
+    /// True while the index has only chunks of this session, all of which are known here: the first import into a repository.
+    fn index_is_of_no_use(&mut self) -> bool {
+        let was_empty = match self.index_was_empty {
+            Some(was_empty) => was_empty,
+            None => self.index().is_empty(),
+        };
+        self.index_was_empty = Some(was_empty);
+        was_empty
     }
 
     /// Without the index: this session's own chunks, and the entry after the last hit.
@@ -625,9 +647,12 @@ impl<'r> Writer<'r> {
     }
 
     fn index(&mut self) -> &Index {
-        let (repo, monitor) = (self.repo, self.monitor);
-        self.index
-            .get_or_insert_with(|| Index::open(repo.index_dir().as_deref(), repo.store(), monitor))
+        let (repo, monitor, opening) = (self.repo, self.monitor, self.opening.take());
+        self.index.get_or_insert_with(|| {
+            let opening = opening
+                .unwrap_or_else(|| Index::start_opening(repo.index_dir(), repo.store().clone()));
+            opening.wait(monitor)
+        })
     }
 
     /// Counts a chunk and adds it to its stream; a new one goes to the sink.
@@ -693,6 +718,7 @@ impl<'r> Writer<'r> {
         if self.known.len() > limits::SESSION_IDS {
             // The index has the chunks of all packs that are full; what is in the open pack may be stored twice.
             self.known.clear();
+            self.index_was_empty = Some(false);
         }
         Ok(())
     }

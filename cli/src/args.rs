@@ -1,0 +1,151 @@
+//! Owns the command line as a whole: global flags, the list of commands, and the way from arguments to an exit code.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{ArgAction, Args, Parser};
+
+use crate::commands::{Command, Outcome};
+use crate::config::{self, Flags};
+use crate::context::Context;
+use crate::exit::{self, Failure};
+use crate::log;
+use crate::output::Output;
+use crate::screen::Screen;
+use crate::signals::StopFlag;
+
+/// Stores container checkpoints: deduplicated, verified, byte for byte.
+#[derive(Debug, Parser)]
+#[command(name = "cryostore", version, max_term_width = 100, after_help = after_help())]
+#[command(arg_required_else_help = true, subcommand_required = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// The repository: a directory or a file:// URL [env: CRYOSTORE_STORAGE]
+    #[arg(long, global = true, value_name = "DIR|URL")]
+    storage: Option<String>,
+    /// Print the result as one JSON document; errors and warnings are JSON lines on stderr
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more on stderr; repeat it for more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// No progress, warnings or hints: only results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Where the local index and other caches are kept [env: CRYOSTORE_CACHE_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Keep no caches: an import is compared with its base only
+    #[arg(long, global = true, conflicts_with = "cache_dir")]
+    no_cache: bool,
+}
+
+fn after_help() -> String {
+    format!(
+        "Examples:
+  cryostore init --storage /srv/checkpoints
+  cryostore import --storage /srv/checkpoints checkpoint-web_default-nginx.tar
+  cryostore export --storage /srv/checkpoints latest -o checkpoint.tar
+
+{}
+
+{}",
+        config::HELP,
+        exit::TABLE
+    )
+}
+
+/// Runs what the arguments say.
+pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
+    let json = arguments
+        .iter()
+        .take_while(|argument| *argument != "--")
+        .any(|argument| argument == "--json");
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(e) => return not_parsed(&e, json),
+    };
+    let Global {
+        storage,
+        json,
+        verbose,
+        quiet,
+        cache_dir,
+        no_cache,
+    } = cli.global;
+    let screen = Arc::new(Screen::new(json, quiet, verbose > 0, StopFlag::listen()));
+    let context = Context::new(
+        Flags {
+            storage,
+            cache_dir,
+            no_cache,
+        },
+        Output { json },
+        Arc::clone(&screen),
+    );
+    let outcome = log::start(verbose, &screen).and_then(|()| cli.command.run(&context));
+    screen.clear();
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Problems) => ExitCode::from(exit::code_of(cryostore_engine::Kind::Corrupt)),
+        Err(failure) => {
+            screen.fail(&failure);
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// Help and version are results; everything else is wrong.
+fn not_parsed(error: &clap::Error, json: bool) -> ExitCode {
+    if !error.use_stderr() || !json {
+        // A closed pipe is no error here.
+        let _ = error.print();
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    }
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let first = text.split("\n\n").next().unwrap_or(text).trim().to_owned();
+    let failure = Failure::usage(
+        first,
+        "`cryostore help` and `cryostore COMMAND --help` say what can be said",
+    );
+    Screen::new(true, false, false, StopFlag::default()).fail(&failure);
+    ExitCode::from(failure.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.starts_with("Examples:\n  cryostore "),
+                "{}",
+                command.get_name()
+            );
+        }
+    }
+}

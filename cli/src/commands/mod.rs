@@ -1,0 +1,72 @@
+//! The commands, one file each: its arguments (their comments are the help), `run`, and the report.
+//!
+//! Always: text and JSON are two views of one report. Never: a command prints beside `output` and `screen`.
+
+mod check;
+mod completions;
+mod delete;
+mod demo;
+mod export;
+mod filter;
+mod gc;
+mod import;
+mod init;
+mod inspect;
+mod ls;
+mod man;
+mod process_tree;
+mod rebuild_index;
+mod stats;
+mod view;
+
+use clap::Subcommand;
+
+use crate::context::Context;
+use crate::exit::Failure;
+
+/// How a command ended that did what it was to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// It was to look for problems, and found some.
+    Problems,
+}
+
+/// In the order in which help lists them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Init(init::InitArgs),
+    Import(import::ImportArgs),
+    Export(export::ExportArgs),
+    Ls(ls::LsArgs),
+    Inspect(inspect::InspectArgs),
+    Delete(delete::DeleteArgs),
+    Stats(stats::StatsArgs),
+    Gc(gc::GcArgs),
+    Check(check::CheckArgs),
+    RebuildIndex(rebuild_index::RebuildIndexArgs),
+    Demo(demo::DemoArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
+}
+
+impl Command {
+    pub(crate) fn run(self, context: &Context) -> Result<Outcome, Failure> {
+        let done = |()| Outcome::Done;
+        match self {
+            Self::Init(args) => init::run(&args, context).map(done),
+            Self::Import(args) => import::run(args, context).map(done),
+            Self::Export(args) => export::run(&args, context).map(done),
+            Self::Ls(args) => ls::run(&args, context).map(done),
+            Self::Inspect(args) => inspect::run(&args, context).map(done),
+            Self::Delete(args) => delete::run(&args, context).map(done),
+            Self::Stats(args) => stats::run(&args, context).map(done),
+            Self::Gc(args) => gc::run(args, context).map(done),
+            Self::Check(args) => check::run(&args, context),
+            Self::RebuildIndex(args) => rebuild_index::run(&args, context).map(done),
+            Self::Demo(args) => demo::run(&args, context).map(done),
+            Self::Completions(args) => completions::run(&args).map(done),
+            Self::Man(args) => man::run(&args, context).map(done),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Owns the settings: flag, then environment variable, then the user's file, then the system's, then a default.
+//!
+//! Always: a key or a value that cannot be meant is an error that names the file and the key. Never: reads the surroundings by
+//! itself, so that the order can be tested.
+
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use cryostore_engine::Error;
+
+use crate::exit::Failure;
+
+/// Shown by `cryostore help` and in the man page.
+pub(crate) const HELP: &str = "\
+Settings, the first that is given counts:
+  flag         variable               key in the file
+  --storage    CRYOSTORE_STORAGE      storage
+  --cache-dir  CRYOSTORE_CACHE_DIR    cache_dir
+The files are $XDG_CONFIG_HOME/cryostore/config.toml (~/.config/cryostore/config.toml), then
+/etc/cryostore/config.toml. CRYOSTORE_LOG sets what -v shows, such as `debug`.";
+
+const SYSTEM_FILE: &str = "/etc/cryostore/config.toml";
+
+/// What the command line says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Flags {
+    pub(crate) storage: Option<String>,
+    pub(crate) cache_dir: Option<PathBuf>,
+    pub(crate) no_cache: bool,
+}
+
+/// What counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) storage: Option<String>,
+    /// None: no caches.
+    pub(crate) cache_dir: Option<PathBuf>,
+}
+
+/// What the process finds around it.
+pub(crate) struct Surroundings<'s> {
+    pub(crate) variable: &'s dyn Fn(&str) -> Option<OsString>,
+    pub(crate) read: &'s dyn Fn(&Path) -> io::Result<String>,
+    pub(crate) is_root: bool,
+}
+
+impl Surroundings<'_> {
+    /// Those of this process.
+    pub(crate) fn of_this_process() -> Self {
+        Self {
+            variable: &|name| std::env::var_os(name),
+            read: &|path| std::fs::read_to_string(path),
+            is_root: rustix::process::geteuid().is_root(),
+        }
+    }
+
+    /// A variable that is set to something.
+    fn get(&self, name: &str) -> Option<OsString> {
+        (self.variable)(name).filter(|value| !value.is_empty())
+    }
+
+    /// A variable that holds an absolute path; the XDG specification says to ignore any other.
+    fn directory(&self, name: &str) -> Option<PathBuf> {
+        self.get(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    }
+
+    fn below_home(&self, variable: &str, default: &str) -> Option<PathBuf> {
+        self.directory(variable)
+            .or_else(|| Some(self.directory("HOME")?.join(default)))
+    }
+}
+
+/// What one file says.
+#[derive(Debug, Default)]
+struct File {
+    storage: Option<String>,
+    cache_dir: Option<PathBuf>,
+}
+
+/// Settles what counts.
+pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settings, Failure> {
+    let user = around
+        .below_home("XDG_CONFIG_HOME", ".config")
+        .map(|dir| dir.join("cryostore/config.toml"));
+    let user = user.map_or_else(|| Ok(File::default()), |path| File::read(&path, around))?;
+    let system = File::read(Path::new(SYSTEM_FILE), around)?;
+
+    let variable = around.get("CRYOSTORE_STORAGE").map(|value| {
+        let wrong = |_| {
+            Failure::usage(
+                "CRYOSTORE_STORAGE is not UTF-8",
+                "name a directory whose path is UTF-8",
+            )
+        };
+        value.into_string().map_err(wrong)
+    });
+    let storage = flags
+        .storage
+        .clone()
+        .or(variable.transpose()?)
+        .or(user.storage)
+        .or(system.storage);
+
+    let default = || {
+        let below_home = around
+            .below_home("XDG_CACHE_HOME", ".cache")
+            .map(|dir| dir.join("cryostore"));
+        below_home.or_else(|| {
+            around
+                .is_root
+                .then(|| PathBuf::from("/var/cache/cryostore"))
+        })
+    };
+    let cache_dir = flags
+        .cache_dir
+        .clone()
+        .or_else(|| around.get("CRYOSTORE_CACHE_DIR").map(PathBuf::from))
+        .or(user.cache_dir)
+        .or(system.cache_dir)
+        .or_else(default)
+        .filter(|_| !flags.no_cache);
+    Ok(Settings { storage, cache_dir })
+}
+
+impl File {
+    /// A file that is not there says nothing.
+    fn read(path: &Path, around: &Surroundings<'_>) -> Result<Self, Failure> {
+        match (around.read)(path) {
+            Ok(text) => Self::parse(path, &text, around),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Ok(Self::default())
+            }
+            Err(e) => {
+                Err(Error::io(format!("the configuration file {}", path.display()), e).into())
+            }
+        }
+    }
+
+    fn parse(path: &Path, text: &str, around: &Surroundings<'_>) -> Result<Self, Failure> {
+        let file = path.display();
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+            let line = e
+                .span()
+                .and_then(|span| text.get(..span.start))
+                .map_or(1, |before| before.matches('\n').count() + 1);
+            Failure::usage(
+                format!("{file}, line {line}: {}", e.message()),
+                "a line reads `storage = \"/srv/checkpoints\"`",
+            )
+        })?;
+        let mut out = Self::default();
+        for (key, value) in table {
+            let Some(value) = value.as_str().filter(|value| !value.is_empty()) else {
+                return Err(Failure::usage(
+                    format!("{file}: the value of `{key}` is not a string"),
+                    "write it in quotes",
+                ));
+            };
+            match key.as_str() {
+                "storage" if value.contains("://") => out.storage = Some(value.to_owned()),
+                "storage" => {
+                    let path = absolute(&format!("{file}: `storage`"), value, around)?;
+                    out.storage = path.to_str().map(str::to_owned);
+                }
+                "cache_dir" => {
+                    out.cache_dir = Some(absolute(&format!("{file}: `cache_dir`"), value, around)?)
+                }
+                _ => {
+                    return Err(Failure::usage(
+                        format!("{file}: the key `{key}` is not known"),
+                        "the keys are `storage` and `cache_dir`",
+                    ));
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// A path in a file means the same wherever the program is started.
+fn absolute(what: &str, value: &str, around: &Surroundings<'_>) -> Result<PathBuf, Failure> {
+    let path = match value.strip_prefix("~/") {
+        Some(rest) => around.directory("HOME").map(|home| home.join(rest)),
+        None => Some(PathBuf::from(value)),
+    };
+    path.filter(|path| path.is_absolute()).ok_or_else(|| {
+        Failure::usage(
+            format!("{what} is not an absolute path: {value}"),
+            "begin it with / or ~/",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+//! Owns what each command works with: settings, screen, output, clock; and how it opens the repository.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cryostore_engine::{Env, Monitor, Repository, SnapshotList, Store, SystemEnv};
+
+use crate::config::{self, Flags, Settings, Surroundings};
+use crate::exit::Failure;
+use crate::output::Output;
+use crate::screen::Screen;
+
+/// What a command works with.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) flags: Flags,
+    pub(crate) output: Output,
+    pub(crate) screen: Arc<Screen>,
+    pub(crate) env: Arc<dyn Env>,
+}
+
+impl Context {
+    pub(crate) fn new(flags: Flags, output: Output, screen: Arc<Screen>) -> Self {
+        Self {
+            flags,
+            output,
+            screen,
+            env: Arc::new(SystemEnv::new()),
+        }
+    }
+
+    pub(crate) fn monitor(&self) -> &dyn Monitor {
+        &*self.screen
+    }
+
+    fn settings(&self) -> Result<(String, Settings), Failure> {
+        let mut settings = config::resolve(&self.flags, &Surroundings::of_this_process())?;
+        let storage = settings.storage.take().ok_or_else(|| {
+            Failure::usage(
+                "it is not said where the repository is",
+                "say --storage DIR, set CRYOSTORE_STORAGE, or write `storage = \"DIR\"` into ~/.config/cryostore/config.toml",
+            )
+        })?;
+        Ok((storage, settings))
+    }
+
+    /// The place for a repository, which is made if it is not there.
+    pub(crate) fn new_store(&self) -> Result<Store, Failure> {
+        Ok(Store::open(&self.settings()?.0, true)?)
+    }
+
+    /// The repository.
+    pub(crate) fn repository(&self) -> Result<Repository, Failure> {
+        let (storage, settings) = self.settings()?;
+        self.open(Store::open(&storage, false)?, settings.cache_dir.as_deref())
+    }
+
+    pub(crate) fn open(&self, store: Store, cache: Option<&Path>) -> Result<Repository, Failure> {
+        Ok(Repository::open(store, Arc::clone(&self.env), cache)?)
+    }
+
+    /// All snapshots; those that cannot be read are named.
+    pub(crate) fn snapshots(&self, repo: &Repository) -> Result<SnapshotList, Failure> {
+        let list = repo.snapshots()?;
+        for (object, e) in &list.damaged {
+            self.screen
+                .warn(&format!("a snapshot cannot be read: {object}: {e}"));
+        }
+        Ok(list)
+    }
+}

@@ -1,0 +1,11 @@
+//! Owns how things look: sizes, times, names and tables. Pure.
+
+mod names;
+mod sizes;
+mod table;
+mod times;
+
+pub(crate) use names::{container, name, printable, printable_lines, short};
+pub(crate) use sizes::{percent, seconds, size};
+pub(crate) use table::{Column, Table};
+pub(crate) use times::{Since, age, day_and_time};

@@ -1,0 +1,421 @@
+//! The program as its users meet it: that flags arrive, and that output and exit codes keep their shape. What is stored is tested elsewhere.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const COMMANDS: [&str; 13] = [
+    "init",
+    "import",
+    "export",
+    "ls",
+    "inspect",
+    "delete",
+    "stats",
+    "gc",
+    "check",
+    "rebuild-index",
+    "demo",
+    "completions",
+    "man",
+];
+
+/// A home without settings, and a place for a repository.
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self {
+            dir: TempDir::new().unwrap(),
+        }
+    }
+
+    fn with_repository() -> Self {
+        let place = Self::new();
+        place.run(&["init"], 0);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::cargo_bin("cryostore").unwrap();
+        command.current_dir(self.dir.path()).args(arguments);
+        for variable in [
+            "XDG_CONFIG_HOME",
+            "XDG_CACHE_HOME",
+            "CRYOSTORE_CACHE_DIR",
+            "CRYOSTORE_LOG",
+        ] {
+            command.env_remove(variable);
+        }
+        command
+            .env("HOME", self.dir.path())
+            .env("CRYOSTORE_STORAGE", self.path("repository"));
+        command
+    }
+
+    /// Runs it and demands the exit code; standard output and standard error come back.
+    fn run(&self, arguments: &[&str], code: i32) -> (String, String) {
+        let output = self.command(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (out, err) = (text(output.stdout), text(output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}\n{out}\n{err}"
+        );
+        (out, err)
+    }
+
+    /// Runs it with `--json` and demands a document of the schema that we know.
+    fn json(&self, arguments: &[&str], code: i32) -> Value {
+        let document: Value =
+            serde_json::from_str(&self.run(&[arguments, &["--json"]].concat(), code).0).unwrap();
+        assert_eq!(document["schema"], 1, "{arguments:?}");
+        document
+    }
+
+    fn import(&self, seed: u8, arguments: &[&str]) -> String {
+        let name = format!("{seed}.tar");
+        std::fs::write(self.path(&name), tar(seed)).unwrap();
+        let report = self.json(&[&["import", &name], arguments].concat(), 0);
+        report["snapshot"].as_str().unwrap().to_owned()
+    }
+}
+
+/// A tar of two members.
+fn tar(seed: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, len) in [("config.dump", 2_usize), ("blob", 300_000)] {
+        let mut header = [0_u8; 512];
+        let mut put =
+            |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+        put(0, name);
+        put(100, "0000644\0");
+        put(124, &format!("{len:011o}\0"));
+        put(136, "00000000000\0");
+        put(148, "        ");
+        put(156, "0");
+        put(257, "ustar\x0000");
+        let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        out.extend_from_slice(&header);
+        let mut state = u32::from(seed) + 1;
+        let mut noise = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_le_bytes()[3]
+        };
+        match name {
+            "config.dump" => out.extend_from_slice(b"{}"),
+            _ => out.extend((0..len).map(|_| noise())),
+        }
+        out.resize(out.len().next_multiple_of(512), 0);
+    }
+    out.resize(out.len() + 1024, 0);
+    out
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    let place = Place::new();
+    let (help, _) = place.run(&["help"], 0);
+    assert!(help.contains("Exit codes:") && help.contains("CRYOSTORE_STORAGE"));
+    for command in COMMANDS {
+        assert!(
+            help.contains(&format!("\n  {command} ")),
+            "{command} is not listed"
+        );
+        let (help, _) = place.run(&[command, "--help"], 0);
+        assert!(help.contains("\nExamples:\n  cryostore "), "{command}");
+    }
+}
+
+#[test]
+fn an_archive_goes_in_and_comes_back_until_it_is_deleted() {
+    let place = Place::with_repository();
+    let first = place.import(
+        1,
+        &[
+            "--pod",
+            "web",
+            "--namespace",
+            "default",
+            "--container",
+            "app",
+            "--label",
+            "why=test",
+        ],
+    );
+    let second = place.import(2, &["--container", "other"]);
+
+    let list = place.json(&["ls"], 0);
+    let ids: Vec<_> = list["snapshots"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, [&second, &first], "the newest first");
+    let (table, _) = place.run(&["ls", "--label", "why"], 0);
+    assert!(
+        table.contains(&first[..8])
+            && table.contains("default/web/app")
+            && !table.contains(&second[..8]),
+        "{table}"
+    );
+
+    place.run(&["export", &first[..8], "-o", "back.tar"], 0);
+    assert_eq!(read(&place.path("back.tar")), tar(1));
+    place.run(
+        &[
+            "export", "latest", "--pod", "web", "-o", "web.tar", "--fsync",
+        ],
+        0,
+    );
+    assert_eq!(read(&place.path("web.tar")), tar(1));
+    let piped = place
+        .command(&["export", "latest", "--json"])
+        .output()
+        .unwrap();
+    assert_eq!(piped.stdout, tar(2));
+    let report: Value = serde_json::from_slice(&piped.stderr).unwrap();
+    assert_eq!(
+        (report["schema"].as_u64(), report["bytes"].as_u64()),
+        (Some(1), Some(tar(2).len() as u64))
+    );
+    place.run(&["export", &first, "--dir", "out"], 0);
+    assert_eq!(read(&place.path("out/config.dump")), b"{}");
+
+    let inspected = place.json(&["inspect", &first], 0);
+    assert_eq!(inspected["members"][1]["name"], "blob");
+    assert_eq!(inspected["snapshot"]["identity"]["pod"], "web");
+    assert_eq!(place.json(&["check", "--read-data"], 0)["ok"], true);
+    assert_eq!(place.json(&["stats"], 0)["logical_bytes"], 2 * tar(1).len());
+    assert_eq!(place.json(&["rebuild-index"], 0)["packs"], 2);
+
+    assert_eq!(
+        place.json(&["delete", &first[..8]], 0)["deleted"][0]["id"],
+        first.as_str()
+    );
+    let dry = place.json(&["gc", "--dry-run"], 0);
+    assert_eq!(
+        (
+            dry["removed"].as_bool(),
+            dry["garbage"].as_array().unwrap().is_empty()
+        ),
+        (Some(false), false)
+    );
+    assert_eq!(place.json(&["gc"], 0)["bytes"], dry["bytes"]);
+    assert_eq!(place.json(&["gc"], 0)["bytes"], 0);
+    place.run(&["export", &first, "-o", "gone.tar"], 3);
+    place.run(&["export", &second, "-o", "two.tar"], 0);
+    assert_eq!(read(&place.path("two.tar")), tar(2));
+}
+
+#[test]
+fn a_tar_on_standard_input_is_taken() {
+    let place = Place::with_repository();
+    let output = place
+        .command(&["import", "-", "--json", "--label", "piped"])
+        .write_stdin(tar(3))
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for key in [
+        "snapshot",
+        "identity",
+        "archive",
+        "bytes_read",
+        "bytes_added",
+        "seconds",
+        "warnings",
+    ] {
+        assert!(!report[key].is_null(), "{key}");
+    }
+    let sum: u64 = ["zero", "same", "elsewhere", "new"]
+        .iter()
+        .map(|class| report["classes"][class]["bytes"].as_u64().unwrap())
+        .sum();
+    assert_eq!(sum, tar(3).len() as u64);
+    let warnings = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        warnings
+            .lines()
+            .all(|line| serde_json::from_str::<Value>(line).unwrap()["warning"].is_string()),
+        "{warnings}"
+    );
+}
+
+#[test]
+fn an_empty_list_is_a_success() {
+    let place = Place::with_repository();
+    let (out, err) = place.run(&["ls"], 0);
+    assert!(
+        out.is_empty() && err.contains("cryostore import"),
+        "{out}{err}"
+    );
+    assert_eq!(place.run(&["ls", "-q"], 0), (String::new(), String::new()));
+    assert_eq!(
+        place.json(&["ls"], 0)["snapshots"],
+        Value::Array(Vec::new())
+    );
+}
+
+#[test]
+fn failures_say_what_to_do_and_have_their_exit_codes() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("foreign")).unwrap();
+    std::fs::write(place.path("foreign/letter.txt"), "dear").unwrap();
+    std::fs::write(place.path("no.tar"), [b'x'; 2000]).unwrap();
+    std::fs::write(place.path("cut.tar"), &tar(1)[..5000]).unwrap();
+    let cases: [(&[&str], i32); 12] = [
+        (&["ls"], 3),
+        (&["ls", "--storage", "foreign"], 3),
+        (&["init", "--storage", "foreign"], 6),
+        (&["ls", "--storage", "no.tar"], 4),
+        (&["ls", "--storage", "ftp://x"], 9),
+        (&["init"], 0),
+        (&["init"], 6),
+        (&["import", "missing.tar"], 3),
+        (&["import", "no.tar"], 4),
+        (&["import", "cut.tar"], 4),
+        (&["export", "latest", "-o", "x.tar"], 3),
+        (&["delete", "latest"], 2),
+    ];
+    for (arguments, code) in cases {
+        let (_, err) = place.run(arguments, code);
+        if code != 0 {
+            assert!(
+                err.starts_with("error: ") && err.contains("\nhelp: "),
+                "{arguments:?}: {err}"
+            );
+            let (_, err) = place.run(&[arguments, &["--json"]].concat(), code);
+            let object: Value = serde_json::from_str(&err).unwrap();
+            assert_eq!(
+                (
+                    object["schema"].as_u64(),
+                    object["error"]["exit_code"].as_i64()
+                ),
+                (Some(1), Some(code.into()))
+            );
+            assert!(
+                object["error"]["kind"].is_string() && object["error"]["advice"].is_string(),
+                "{err}"
+            );
+        }
+    }
+    for arguments in [
+        &["ls", "--since", "7x"][..],
+        &["lst"],
+        &["export"],
+        &["ls", "-q", "-v"],
+    ] {
+        place.run(arguments, 2);
+    }
+    assert!(!place.path("x.tar").exists());
+}
+
+#[test]
+fn damage_is_found_and_gives_exit_code_5() {
+    let place = Place::with_repository();
+    let id = place.import(1, &[]);
+    let manifests = place.path("repository/manifests");
+    let manifest = std::fs::read_dir(manifests)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    std::fs::write(&manifest, "damaged").unwrap();
+    let report = place.json(&["check"], 5);
+    assert_eq!(
+        (report["ok"].as_bool(), report["lost_snapshots"][0].as_str()),
+        (Some(false), Some(id.as_str()))
+    );
+    let (text, _) = place.run(&["check"], 5);
+    assert!(
+        text.contains("manifests/") && text.contains(&id[..8]),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_wrong_key_in_the_users_file_is_named() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path(".config/cryostore")).unwrap();
+    std::fs::write(place.path(".config/cryostore/config.toml"), "storge = '/x'").unwrap();
+    let (_, err) = place.run(&["ls"], 2);
+    assert!(
+        err.contains("config.toml") && err.contains("`storge`"),
+        "{err}"
+    );
+    place.run(&["completions", "bash"], 0);
+}
+
+#[test]
+fn completions_and_manual_pages_name_every_command() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let (script, _) = place.run(&["completions", shell], 0);
+        assert!(
+            COMMANDS.iter().all(|command| script.contains(command)),
+            "{shell}"
+        );
+    }
+    let (page, _) = place.run(&["man"], 0);
+    assert!(
+        page.contains(".SH EXAMPLES") && page.contains(".SH \"EXIT CODES\"")
+            || page.contains(".SH EXIT CODES")
+    );
+    place.run(&["man", "--dir", "pages"], 0);
+    for command in COMMANDS {
+        assert!(
+            place.path(&format!("pages/cryostore-{command}.1")).exists(),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn the_demo_gives_the_same_bytes_back_and_tidies_up() {
+    let place = Place::new();
+    let report = place.json(&["demo", "demo", "--count", "2", "--mib", "2"], 0);
+    assert_eq!(
+        (
+            report["identical"].as_bool(),
+            report["checkpoints"].as_array().unwrap().len()
+        ),
+        (Some(true), 2)
+    );
+    let left: Vec<_> = std::fs::read_dir(place.path("demo"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["repository"]);
+    place.run(&["demo", "demo"], 6);
+}
+
+#[test]
+fn what_a_name_would_do_to_a_terminal_is_escaped() {
+    let place = Place::with_repository();
+    place.import(1, &["--container", "a\u{1b}[31mb", "--label", "x\ny"]);
+    for arguments in [&["ls"][..], &["inspect", "latest"], &["stats"]] {
+        let (out, _) = place.run(arguments, 0);
+        assert!(
+            !out.contains('\u{1b}') && out.contains("a\\u{1b}[31mb"),
+            "{out}"
+        );
+    }
+}

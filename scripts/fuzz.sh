@@ -31,7 +31,7 @@ run_one() {
   [[ ! -d fuzz/seeds/$target ]] || dirs+=("fuzz/seeds/$target")
   mkdir -p "${dirs[0]}"
   if cargo +nightly fuzz run --target-dir "$target_dir" "$target" "${dirs[@]}" -- \
-    -max_total_time="$seconds" -timeout=30 -rss_limit_mb=2048 -print_final_stats=1 >"$log" 2>&1; then
+    -max_total_time="$seconds" -timeout=30 -rss_limit_mb=2048 -print_final_stats=1 >/dev/null 2>"$log"; then
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)
     say "fuzz $target: ${runs:-?} runs in $seconds s, no finding"
   else

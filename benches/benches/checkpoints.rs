@@ -20,7 +20,11 @@ const LEN: usize = PAGES * 4096;
 fn heap(seed: u64) -> Vec<u8> {
     let mut out = noise(LEN, seed);
     for (n, page) in out.chunks_mut(4096).enumerate().filter(|(n, _)| n % 2 == 0) {
-        for (at, word) in page.chunks_mut(32).enumerate().filter(|(at, _)| at % 8 != 0) {
+        for (at, word) in page
+            .chunks_mut(32)
+            .enumerate()
+            .filter(|(at, _)| at % 8 != 0)
+        {
             word.fill(u8::try_from((n + at) % 251).unwrap());
         }
     }
@@ -30,7 +34,11 @@ fn heap(seed: u64) -> Vec<u8> {
 /// One page in `every` is replaced.
 fn changed(heap: &[u8], every: usize) -> Vec<u8> {
     let mut out = heap.to_vec();
-    for (n, page) in out.chunks_mut(4096).enumerate().filter(|(n, _)| every > 0 && n % every == 0) {
+    for (n, page) in out
+        .chunks_mut(4096)
+        .enumerate()
+        .filter(|(n, _)| every > 0 && n % every == 0)
+    {
         page.copy_from_slice(&noise(4096, 1_000_000 + n as u64));
     }
     out
@@ -44,9 +52,16 @@ fn archive(place: &Place, name: &str, heap: &[u8]) -> PathBuf {
 
 fn imports(c: &mut Criterion) {
     let mut group = c.benchmark_group("import 64 MiB");
-    group.throughput(Throughput::Bytes(LEN as u64)).sample_size(10);
+    group
+        .throughput(Throughput::Bytes(LEN as u64))
+        .sample_size(10);
     let first = heap(1);
-    for (name, every) in [("0 % changed", 0), ("5 % changed", 20), ("25 % changed", 4), ("100 % changed", 1)] {
+    for (name, every) in [
+        ("0 % changed", 0),
+        ("5 % changed", 20),
+        ("25 % changed", 4),
+        ("100 % changed", 1),
+    ] {
         let second = changed(&first, every);
         group.bench_function(name, |b| {
             b.iter_batched(
@@ -69,18 +84,26 @@ fn imports(c: &mut Criterion) {
 
 fn exports(c: &mut Criterion) {
     let mut group = c.benchmark_group("export 64 MiB");
-    group.throughput(Throughput::Bytes(LEN as u64)).sample_size(20);
+    group
+        .throughput(Throughput::Bytes(LEN as u64))
+        .sample_size(20);
     let place = Place::new();
     let first = heap(1);
     place.import(&archive(&place, "first.tar", &first)).unwrap();
-    let snapshot = place.import(&archive(&place, "second.tar", &changed(&first, 10))).unwrap().snapshot;
+    let snapshot = place
+        .import(&archive(&place, "second.tar", &changed(&first, 10)))
+        .unwrap()
+        .snapshot;
     let repo = place.open();
     group.bench_function("one page in ten changed, to memory", |b| {
         b.iter(|| place.bytes_of(&snapshot));
     });
     group.bench_function("one page in ten changed, to a file", |b| {
         b.iter(|| {
-            let output = Output::File { path: place.path("out.tar"), sync: false };
+            let output = Output::File {
+                path: place.path("out.tar"),
+                sync: false,
+            };
             export(&repo, &snapshot, output, &Silent).unwrap()
         });
     });

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 fn cryostore(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cryostore"));
-    command.current_dir(dir).args(arguments).args(["--storage", "store", "--cache-dir", "cache"]);
+    command
+        .current_dir(dir)
+        .args(arguments)
+        .args(["--storage", "store", "--cache-dir", "cache"]);
     command
 }
 
@@ -64,18 +67,30 @@ fn an_import_that_is_killed_at_any_moment_leaves_a_whole_repository() {
         child.wait().unwrap();
         killed += usize::from(was_at_work);
         run(dir, &["check", "--read-data"]);
-        run(dir, &["export", "latest", "--label", "first", "-o", "out.tar"]);
-        assert!(std::fs::read(dir.join("out.tar")).unwrap() == first, "killed after {} ms", n * n * 2);
+        run(
+            dir,
+            &["export", "latest", "--label", "first", "-o", "out.tar"],
+        );
+        assert!(
+            std::fs::read(dir.join("out.tar")).unwrap() == first,
+            "killed after {} ms",
+            n * n * 2
+        );
         if n % 3 == 2 {
             // The dead session is known by its lock, and ended.
             run(dir, &["gc"]);
         }
     }
-    assert!(killed > 3, "only {killed} imports were killed while they worked");
+    assert!(
+        killed > 3,
+        "only {killed} imports were killed while they worked"
+    );
     run(dir, &["import", "second.tar"]);
     run(dir, &["export", "latest", "-o", "out.tar"]);
     assert!(std::fs::read(dir.join("out.tar")).unwrap() == second);
     run(dir, &["gc"]);
-    let sessions = std::fs::read_dir(dir.join("store/sessions")).unwrap().count();
+    let sessions = std::fs::read_dir(dir.join("store/sessions"))
+        .unwrap()
+        .count();
     assert_eq!(sessions, 0, "sessions are left");
 }

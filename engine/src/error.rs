@@ -139,6 +139,10 @@ impl Error {
         let out = match kind {
             Kind::NoSpace => out.hint("make room, then try again; what was stored before is whole"),
             Kind::Denied => out.hint("change the rights, or run as a user who has them"),
+            Kind::Invalid => out.hint("name another file or directory"),
+            Kind::Conflict => out.hint("name another, or remove what is there"),
+            Kind::Unavailable => out.hint("try again; if it stays, look at the disk"),
+            Kind::NotFound => out.hint("check the path"),
             _ => out,
         };
         out.because(error)

@@ -11,7 +11,7 @@
 use std::collections::{HashMap, HashSet};
 
 use cryostore_format::repository::{OBJECT_NAME, Role};
-use cryostore_format::session::Work;
+use cryostore_format::session::{Place, Work};
 use cryostore_format::{ManifestId, PackId};
 
 use crate::error::{Error, Kind, Result};
@@ -68,6 +68,7 @@ struct Seen {
     needed_manifests: HashSet<ManifestId>,
     /// Packs of each segment; none if it cannot be read.
     segments: HashMap<String, Option<Vec<PackId>>>,
+    /// Tombstones that may go.
     tombstones: HashSet<String>,
 }
 
@@ -75,8 +76,8 @@ struct Seen {
 pub fn collect(repo: &Repository, options: &GcOptions, monitor: &dyn Monitor) -> Result<GcReport> {
     repo.require(Role::Collect)?;
     let session = Session::start(repo, Work::Collect, None)?;
-    let ended_sessions = clear_sessions(repo, &session, options)?;
-    let seen = look(repo, monitor)?;
+    let (ended_sessions, proved) = clear_sessions(repo, &session, options)?;
+    let seen = look(repo, &proved, monitor)?;
     let mut report = plan(&seen);
     report.ended_sessions = ended_sessions;
     for left in repo.store().leftovers()? {
@@ -94,12 +95,13 @@ pub fn collect(repo: &Repository, options: &GcOptions, monitor: &dyn Monitor) ->
     Ok(report)
 }
 
-/// Makes sure that no import is at work: ends dead sessions, and those that were named; any other stops the collection.
+/// Makes sure that no import is at work: ends dead sessions, and those that were named; any other stops the collection. The places of those
+/// whose process is proved to be gone come back too: nobody can commit there any more.
 fn clear_sessions(
     repo: &Repository,
     own: &Session<'_>,
     options: &GcOptions,
-) -> Result<Vec<String>> {
+) -> Result<(Vec<String>, Vec<Place>)> {
     let others: Vec<LiveSession> = repo
         .sessions()?
         .into_iter()
@@ -129,9 +131,9 @@ fn clear_sessions(
         )));
     }
     if options.dry_run {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     }
-    let mut ended = Vec::new();
+    let (mut ended, mut proved) = (Vec::new(), Vec::new());
     for other in &others {
         let reason = if other.dead {
             "its process is gone"
@@ -140,11 +142,12 @@ fn clear_sessions(
         };
         repo.end_session(&other.record, reason)?;
         ended.push(other.record.id.to_string());
+        proved.extend(other.record.place.filter(|_| other.dead));
     }
-    Ok(ended)
+    Ok((ended, proved))
 }
 
-fn look(repo: &Repository, monitor: &dyn Monitor) -> Result<Seen> {
+fn look(repo: &Repository, proved: &[Place], monitor: &dyn Monitor) -> Result<Seen> {
     // Objects are listed before snapshots are read: what is put later is not in the list and stays.
     let objects = repo.store().list("")?;
     let list = repo.snapshots()?;
@@ -153,7 +156,7 @@ fn look(repo: &Repository, monitor: &dyn Monitor) -> Result<Seen> {
             e.kind(),
             format!("{name} cannot be read, so that it is not known what it needs: {e}"),
         )
-        .hint("nothing was removed; run `cryostore check`, then mend or delete the snapshot"));
+        .hint("nothing was removed; restore the object from a copy, or delete the snapshot by the id in its name"));
     }
     let mut seen = Seen {
         objects,
@@ -169,10 +172,13 @@ fn look(repo: &Repository, monitor: &dyn Monitor) -> Result<Seen> {
         seen.needed_packs.extend(manifest.packs);
         seen.needed_manifests.insert(record.manifest.id);
     }
+    // The tombstone of a session that was ended must outlive every late commit of it. It may go only if its process is proved to be gone; that of a
+    // snapshot that was deleted may go, since its commit was over.
     seen.tombstones = list
         .tombstones
         .iter()
-        .map(|place| format!("snapshots/{}/{}", place.lineage, place.snapshot))
+        .filter(|(place, tombstone)| tombstone.session.is_none() || proved.contains(place))
+        .map(|(place, _)| format!("snapshots/{}/{}", place.lineage, place.snapshot))
         .collect();
     for (id, _) in segments::list(repo.store())? {
         let packs = segments::read(repo.store(), id).ok();

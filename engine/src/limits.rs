@@ -44,6 +44,8 @@ pub const DESCRIPTION_LEN: usize = 2 << 20;
 /// What is read of `dump.log`: its first lines name CRIU's version.
 pub const LOG_HEAD: usize = 8 << 10;
 
+/// 4 EiB: where a member of a tar may end at most. Offsets of the kernel are signed, and sums of what is below do not overflow.
+pub const TAR_LEN: u64 = 1 << 62;
 /// PAX records, long names and link names of one tar member. GNU tar's own bound is the path's length; hostile ones could be any.
 pub const TAR_EXTENSION: usize = 1 << 20;
 /// Gzip data inside of an archive is opened in memory: larger members are kept as they are.

@@ -26,6 +26,13 @@ pub struct Rebuilt {
 /// Deletes the node's index and fills it again. Packs that are in no segment that can be read are read themselves.
 pub fn rebuild_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt> {
     let store = repo.store();
+    if repo.index_dir().is_none() {
+        return Err(Error::new(
+            Kind::Invalid,
+            "there is no cache directory, and so no index",
+        )
+        .hint("name a cache directory"));
+    }
     repo.drop_index()?;
     let empty = Index::open_without_segments(repo.index_dir().as_deref(), monitor);
     if !empty.is_owner() {

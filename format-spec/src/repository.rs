@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{FormatError, Result};
-use crate::ids::{IdKey, RepositoryId};
+use crate::ids::{Digest, IdKey, RepositoryId};
 use crate::limits;
 
 /// Name of the object.
@@ -114,10 +114,36 @@ impl RepositoryRecord {
 
     /// The object's bytes: JSON for people, with a line end.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let mut text = serde_json::to_vec_pretty(self)
+        #[derive(Serialize)]
+        struct Sealed<'a> {
+            #[serde(flatten)]
+            record: &'a RepositoryRecord,
+            checksum: Digest,
+        }
+        let sealed = Sealed {
+            record: self,
+            checksum: self.checksum()?,
+        };
+        let mut text = serde_json::to_vec_pretty(&sealed)
             .map_err(|e| FormatError::invalid("repository.json", e.to_string()))?;
         text.push(b'\n');
         Ok(text)
+    }
+
+    /// BLAKE3 of the keys of version 1 as a JSON array: a flipped bit in the key of the ids would otherwise go unnoticed.
+    fn checksum(&self) -> Result<Digest> {
+        let Self {
+            format,
+            version,
+            id,
+            created,
+            features,
+            chunking,
+            id_key,
+        } = self;
+        serde_json::to_vec(&(format, version, id, created, features, chunking, id_key))
+            .map(|bytes| Digest::of(&bytes))
+            .map_err(|e| FormatError::invalid("repository.json", e.to_string()))
     }
 
     /// Reads the object. Version and format are looked at before the rest is.
@@ -126,6 +152,10 @@ impl RepositoryRecord {
         struct Head {
             format: String,
             version: u32,
+        }
+        #[derive(Deserialize)]
+        struct Tail {
+            checksum: Option<Digest>,
         }
         const WHAT: &str = "repository.json";
         if bytes.len() as u64 > limits::RECORD_MAX {
@@ -151,6 +181,13 @@ impl RepositoryRecord {
             });
         }
         let record: Self = serde_json::from_slice(bytes).map_err(bad)?;
+        let tail: Tail = serde_json::from_slice(bytes).map_err(bad)?;
+        if tail
+            .checksum
+            .is_some_and(|checksum| record.checksum() != Ok(checksum))
+        {
+            return Err(FormatError::Digest { what: WHAT });
+        }
         record.check_chunking()?;
         record.id_key()?;
         Ok(record)

@@ -17,17 +17,27 @@ pub struct Real {
 #[must_use]
 pub fn real() -> Vec<Real> {
     let manifest = std::fs::read_to_string(data().join("MANIFEST.tsv")).unwrap();
-    let names = manifest.lines().skip(1).map(|line| line.split('\t').next().unwrap());
-    let mut out: Vec<Real> = names.map(|name| real_archive(name)).collect();
+    let names = manifest
+        .lines()
+        .skip(1)
+        .map(|line| line.split('\t').next().unwrap());
+    let mut out: Vec<Real> = names.map(real_archive).collect();
     assert!(out.len() >= 16, "the real archives are missing");
     if let Some(more) = std::env::var_os("CRYOSTORE_FIXTURES") {
-        let mut paths: Vec<_> = std::fs::read_dir(more).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut paths: Vec<_> = std::fs::read_dir(more)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
         paths.sort();
         for path in paths {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             let bytes = std::fs::read(&path).unwrap();
             if name.ends_with(".tar.zst") {
-                out.push(Real { name, file: Some(path), tar: zstd::decode_all(&bytes[..]).unwrap() });
+                out.push(Real {
+                    name,
+                    file: Some(path),
+                    tar: zstd::decode_all(&bytes[..]).unwrap(),
+                });
             }
         }
     }
@@ -46,14 +56,23 @@ fn data() -> PathBuf {
 
 fn real_archive(name: &str) -> Real {
     let manifest = std::fs::read_to_string(data().join("MANIFEST.tsv")).unwrap();
-    let line = manifest.lines().find(|line| line.split('\t').next() == Some(name)).unwrap();
-    let [_, stored, files, base, ..] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+    let line = manifest
+        .lines()
+        .find(|line| line.split('\t').next() == Some(name))
+        .unwrap();
+    let [_, stored, files, base, ..] = line.split('\t').collect::<Vec<_>>()[..] else {
+        panic!("{line}")
+    };
     let paths: Vec<PathBuf> = files.split(',').map(|file| data().join(file)).collect();
-    let bytes: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let bytes: Vec<Vec<u8>> = paths
+        .iter()
+        .map(|path| std::fs::read(path).unwrap())
+        .collect();
     let tar = match stored {
         "zstd-patch" => {
             let base = real_archive(base).tar;
-            let mut decoder = zstd::stream::read::Decoder::with_ref_prefix(&bytes[0][..], &base).unwrap();
+            let mut decoder =
+                zstd::stream::read::Decoder::with_ref_prefix(&bytes[0][..], &base).unwrap();
             decoder.window_log_max(27).unwrap();
             let mut out = Vec::new();
             std::io::Read::read_to_end(&mut decoder, &mut out).unwrap();
@@ -61,13 +80,24 @@ fn real_archive(name: &str) -> Real {
         }
         _ if files.ends_with(".gz") => {
             let mut out = Vec::new();
-            std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(&bytes[0][..]), &mut out).unwrap();
+            std::io::Read::read_to_end(
+                &mut flate2::read::MultiGzDecoder::new(&bytes[0][..]),
+                &mut out,
+            )
+            .unwrap();
             out
         }
-        _ => bytes.iter().flat_map(|part| zstd::decode_all(&part[..]).unwrap()).collect(),
+        _ => bytes
+            .iter()
+            .flat_map(|part| zstd::decode_all(&part[..]).unwrap())
+            .collect(),
     };
     let whole = matches!(stored, "zstd" | "as-is");
-    Real { name: name.to_owned(), file: whole.then(|| paths[0].clone()), tar }
+    Real {
+        name: name.to_owned(),
+        file: whole.then(|| paths[0].clone()),
+        tar,
+    }
 }
 
 /// Makes a tar in the way of Go's encoder.
@@ -149,7 +179,10 @@ pub(crate) fn field(out: &mut Vec<u8>, number: u64, mut value: u64) {
 /// A CRIU image: magics and messages with their lengths.
 #[must_use]
 pub fn image(magics: &[u32], messages: &[Vec<u8>]) -> Vec<u8> {
-    let mut out: Vec<u8> = magics.iter().flat_map(|magic| magic.to_le_bytes()).collect();
+    let mut out: Vec<u8> = magics
+        .iter()
+        .flat_map(|magic| magic.to_le_bytes())
+        .collect();
     for message in messages {
         out.extend_from_slice(&(message.len() as u32).to_le_bytes());
         out.extend_from_slice(message);
@@ -177,7 +210,11 @@ pub fn pagemap(pages_id: u64, entries: &[(u64, u64, u64)], count: Count) -> Vec<
     for (address, pages, flags) in entries {
         let mut message = Vec::new();
         field(&mut message, 1, *address);
-        field(&mut message, 2, if count == Count::Old { *pages } else { 0 });
+        field(
+            &mut message,
+            2,
+            if count == Count::Old { *pages } else { 0 },
+        );
         field(&mut message, 4, *flags);
         if count == Count::New {
             field(&mut message, 5, *pages);
@@ -237,9 +274,15 @@ pub fn checkpoint(pages: &[u8], page_size: u64) -> Vec<u8> {
 pub fn checkpoint_of(container: &str, pages: &[u8], page_size: u64) -> Vec<u8> {
     let count = pages.len() as u64 / page_size;
     TarBuilder::new()
-        .file("config.dump", format!(r#"{{"id":"abc","name":"{container}","runtime":"runc"}}"#).as_bytes())
+        .file(
+            "config.dump",
+            format!(r#"{{"id":"abc","name":"{container}","runtime":"runc"}}"#).as_bytes(),
+        )
         .file("checkpoint/inventory.img", &inventory(2))
-        .file("checkpoint/pagemap-1.img", &pagemap(1, &[(0x10000 * page_size, count, 4)], Count::New))
+        .file(
+            "checkpoint/pagemap-1.img",
+            &pagemap(1, &[(0x10000 * page_size, count, 4)], Count::New),
+        )
         .file("checkpoint/pages-1.img", pages)
         .file("checkpoint/pstree.img", &pstree(&[1]))
         .end()

@@ -50,7 +50,9 @@ pub fn pax_records(records: &[(&str, &str)]) -> Vec<u8> {
 #[must_use]
 pub fn extended(tar: TarBuilder, flag: u8, body: &[u8]) -> TarBuilder {
     let padding = vec![0; body.len().next_multiple_of(512) - body.len()];
-    tar.header(b"././@Extension", body.len() as u64, flag, b"").raw(body).raw(&padding)
+    tar.header(b"././@Extension", body.len() as u64, flag, b"")
+        .raw(body)
+        .raw(&padding)
 }
 
 /// Changes a field of a header within a tar and makes its checksum right again.

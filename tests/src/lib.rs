@@ -1,6 +1,12 @@
 //! What the tests of the whole system share: repositories in temporary directories, archives, stores that record and fail.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::missing_panics_doc, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::missing_panics_doc,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
 
 pub mod archives;
 pub mod failures;
@@ -10,10 +16,11 @@ pub mod stores;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cryostore_engine::{
-    Error, ImportOptions, Imported, Monitor, Output, Repository, Silent, Source, Store, SystemEnv, export, import,
-};
 use cryostore_engine::format::snapshot::SnapshotRecord;
+use cryostore_engine::{
+    Error, ImportOptions, Imported, Monitor, Output, Repository, Silent, Source, Store, SystemEnv,
+    export, import,
+};
 
 /// A repository in a temporary directory, with a cache beside it.
 #[derive(Debug)]
@@ -32,7 +39,9 @@ impl Place {
     /// A new repository.
     #[must_use]
     pub fn new() -> Self {
-        let place = Self { dir: tempfile::tempdir().unwrap() };
+        let place = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
         let store = Store::open(place.store_dir().to_str().unwrap(), true).unwrap();
         Repository::init(&store, &SystemEnv::new()).unwrap();
         place
@@ -75,7 +84,12 @@ impl Place {
     }
 
     /// Imports a file or directory in this way.
-    pub fn import_with(&self, path: &Path, options: &ImportOptions, monitor: &dyn Monitor) -> Result<Imported, Error> {
+    pub fn import_with(
+        &self,
+        path: &Path,
+        options: &ImportOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<Imported, Error> {
         import(&self.open(), Source::at(path)?, options, monitor)
     }
 
@@ -88,7 +102,13 @@ impl Place {
     /// Objects below a directory of the store, and their lengths.
     #[must_use]
     pub fn objects(&self, prefix: &str) -> Vec<(String, u64)> {
-        self.open().store().list(prefix).unwrap().into_iter().map(|object| (object.name, object.len)).collect()
+        self.open()
+            .store()
+            .list(prefix)
+            .unwrap()
+            .into_iter()
+            .map(|object| (object.name, object.len))
+            .collect()
     }
 
     /// Bytes of all objects.
@@ -100,11 +120,19 @@ impl Place {
 
 /// Opens the repository in a directory.
 pub fn open_at(store: &Path, cache: Option<&Path>) -> Result<Repository, Error> {
-    Repository::open(Store::open(store.to_str().unwrap(), false)?, Arc::new(SystemEnv::new()), cache)
+    Repository::open(
+        Store::open(store.to_str().unwrap(), false)?,
+        Arc::new(SystemEnv::new()),
+        cache,
+    )
 }
 
 /// All bytes of a snapshot.
-pub fn bytes_of(repo: &Repository, snapshot: &SnapshotRecord, monitor: &dyn Monitor) -> Result<Vec<u8>, Error> {
+pub fn bytes_of(
+    repo: &Repository,
+    snapshot: &SnapshotRecord,
+    monitor: &dyn Monitor,
+) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     export(repo, snapshot, Output::Stream(&mut out), monitor)?;
     Ok(out)

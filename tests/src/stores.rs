@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 /// What happens at the n-th call that could change the store.
@@ -44,7 +44,10 @@ impl Watched {
     /// Watches a store.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, state: Arc::default() }
+        Self {
+            inner,
+            state: Arc::default(),
+        }
     }
 
     /// The fault comes at the `n`-th change from now on, counted from 0.
@@ -70,7 +73,10 @@ impl Watched {
     /// Calls that begin with `start`.
     #[must_use]
     pub fn count(&self, start: &str) -> usize {
-        self.log().iter().filter(|call| call.starts_with(start)).count()
+        self.log()
+            .iter()
+            .filter(|call| call.starts_with(start))
+            .count()
     }
 
     /// Calls that could change the store.
@@ -86,7 +92,11 @@ impl Watched {
     }
 
     fn note(&self, what: &str, path: &Path) {
-        self.state.log.lock().unwrap().push(format!("{what} {path}"));
+        self.state
+            .log
+            .lock()
+            .unwrap()
+            .push(format!("{what} {path}"));
     }
 
     /// Counts a change: an error if it must not be done, true if its reply is lost.
@@ -110,7 +120,10 @@ impl Watched {
 }
 
 fn injected() -> object_store::Error {
-    object_store::Error::Generic { store: "test", source: "injected fault".into() }
+    object_store::Error::Generic {
+        store: "test",
+        source: "injected fault".into(),
+    }
 }
 
 impl fmt::Display for Watched {
@@ -121,13 +134,22 @@ impl fmt::Display for Watched {
 
 #[async_trait::async_trait]
 impl ObjectStore for Watched {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
         let lost = self.change("put", location)?;
         let done = self.inner.put_opts(location, payload, opts).await?;
         if lost { Err(injected()) } else { Ok(done) }
     }
 
-    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+    async fn put_multipart_opts(
+        &self,
+        _: &Path,
+        _: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
         panic!("multipart puts cannot be conditional and leave orphans: they are not used");
     }
 
@@ -137,20 +159,32 @@ impl ObjectStore for Watched {
         let head = options.head;
         let result = self.inner.get_opts(location, options).await?;
         if !head {
-            self.state.bytes_read.fetch_add(result.range.end - result.range.start, Ordering::SeqCst);
+            self.state
+                .bytes_read
+                .fetch_add(result.range.end - result.range.start, Ordering::SeqCst);
         }
         Ok(result)
     }
 
-    async fn get_ranges(&self, location: &Path, ranges: &[std::ops::Range<u64>]) -> Result<Vec<Bytes>> {
+    async fn get_ranges(
+        &self,
+        location: &Path,
+        ranges: &[std::ops::Range<u64>],
+    ) -> Result<Vec<Bytes>> {
         self.note("ranges", location);
         self.stopped()?;
         let parts = self.inner.get_ranges(location, ranges).await?;
-        self.state.bytes_read.fetch_add(parts.iter().map(|part| part.len() as u64).sum(), Ordering::SeqCst);
+        self.state.bytes_read.fetch_add(
+            parts.iter().map(|part| part.len() as u64).sum(),
+            Ordering::SeqCst,
+        );
         Ok(parts)
     }
 
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
         let this = self.clone();
         let inner = Arc::clone(&self.inner);
         locations

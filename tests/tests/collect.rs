@@ -1,6 +1,10 @@
 //! Collection in a directory: what killed writers left goes, what is somebody else's stays.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking"
+)]
 
 use std::fs;
 
@@ -16,17 +20,36 @@ fn writes_that_were_cut_off_are_removed_and_foreign_files_stay() {
     let snapshot = place.import_bytes("a.tar", &archive).unwrap().snapshot;
     let store = place.store_dir();
     let left = store.join("packs/ab/abababababababababababababababab#1");
-    let foreign = [store.join("notes.txt"), store.join("packs/ab/README#1"), store.join("lost+found#1")];
+    let foreign = [
+        store.join("notes.txt"),
+        store.join("packs/ab/README#1"),
+        store.join("lost+found#1"),
+    ];
     fs::create_dir_all(left.parent().unwrap()).unwrap();
     fs::write(&left, vec![0; 1000]).unwrap();
-    foreign.iter().for_each(|path| fs::write(path, "mine").unwrap());
+    foreign
+        .iter()
+        .for_each(|path| fs::write(path, "mine").unwrap());
 
-    let dry = GcOptions { dry_run: true, ..GcOptions::default() };
+    let dry = GcOptions {
+        dry_run: true,
+        ..GcOptions::default()
+    };
     let report = collect(&place.open(), &dry, &Silent).unwrap();
-    assert_eq!((report.bytes, report.removed, left.exists()), (1000, false, true));
+    assert_eq!(
+        (report.bytes, report.removed, left.exists()),
+        (1000, false, true)
+    );
     let report = collect(&place.open(), &GcOptions::default(), &Silent).unwrap();
-    assert_eq!((report.bytes, report.removed, left.exists()), (1000, true, false));
-    assert!(report.foreign.contains(&"notes.txt".to_owned()), "{:?}", report.foreign);
+    assert_eq!(
+        (report.bytes, report.removed, left.exists()),
+        (1000, true, false)
+    );
+    assert!(
+        report.foreign.contains(&"notes.txt".to_owned()),
+        "{:?}",
+        report.foreign
+    );
     assert!(foreign.iter().all(|path| path.exists()));
     assert!(place.bytes_of(&snapshot) == archive);
 }
@@ -35,8 +58,13 @@ fn writes_that_were_cut_off_are_removed_and_foreign_files_stay() {
 fn deleting_all_and_collecting_leaves_an_empty_repository_that_works() {
     let place = Place::new();
     let empty = place.stored_bytes();
-    let archives: Vec<_> = (0..3).map(|n| checkpoint(&noise(30 * 4096, n), 4096)).collect();
-    let ids: Vec<_> = archives.iter().map(|a| place.import_bytes("a.tar", a).unwrap().snapshot.id).collect();
+    let archives: Vec<_> = (0..3)
+        .map(|n| checkpoint(&noise(30 * 4096, n), 4096))
+        .collect();
+    let ids: Vec<_> = archives
+        .iter()
+        .map(|a| place.import_bytes("a.tar", a).unwrap().snapshot.id)
+        .collect();
     place.open().delete(&ids[..2]).unwrap();
     collect(&place.open(), &GcOptions::default(), &Silent).unwrap();
     let list = place.open().snapshots().unwrap();
@@ -47,6 +75,10 @@ fn deleting_all_and_collecting_leaves_an_empty_repository_that_works() {
     assert_eq!(place.stored_bytes(), empty, "{:?}", place.objects(""));
     // The local index still has ids of packs that are gone; nothing may come of it.
     let again = place.import_bytes("a.tar", &archives[0]).unwrap().snapshot;
-    assert_eq!(again.cost.classes.elsewhere.bytes, 0, "{:?}", again.cost.classes);
+    assert_eq!(
+        again.cost.classes.elsewhere.bytes, 0,
+        "{:?}",
+        again.cost.classes
+    );
     assert!(place.bytes_of(&again) == archives[0]);
 }

@@ -1,6 +1,10 @@
 //! Old repositories stay readable: each folder of `tests/golden` was written once by the version that it is named after, and is never edited.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +13,9 @@ use std::process::Command;
 use cryostore_engine::check::{CheckOptions, check};
 use cryostore_engine::format::Digest;
 use cryostore_engine::{Filter, Silent, rebuild_index};
-use cryostore_tests::archives::{Count, TarBuilder, image, inventory, noise, pagemap, pstree, real_tar};
+use cryostore_tests::archives::{
+    Count, TarBuilder, image, inventory, noise, pagemap, pstree, real_tar,
+};
 use cryostore_tests::{Place, bytes_of, open_at};
 
 fn golden() -> PathBuf {
@@ -17,7 +23,15 @@ fn golden() -> PathBuf {
 }
 
 fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
+    assert!(
+        Command::new("cp")
+            .arg("-r")
+            .arg(from)
+            .arg(to)
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 #[test]
@@ -39,15 +53,29 @@ fn every_golden_repository_gives_its_archives_back_and_takes_new_ones() {
             let (id, digest) = line.split_once('\t').unwrap();
             let record = list.find(id, &Filter::default()).unwrap();
             let bytes = bytes_of(&repo, record, &Silent).unwrap();
-            assert_eq!(Digest::of(&bytes).to_string(), digest, "{}: {id}", folder.display());
+            assert_eq!(
+                Digest::of(&bytes).to_string(),
+                digest,
+                "{}: {id}",
+                folder.display()
+            );
         }
         assert_eq!(list.snapshots.len(), expected.lines().count());
         let report = check(&repo, &CheckOptions { read_data: true }, &Silent).unwrap();
         assert!(report.problems.is_empty(), "{:?}", report.problems);
         assert!(rebuild_index(&repo, &Silent).unwrap().ids > 0);
         // What it holds is found again by today's cutter and hash.
-        let again = place.import_bytes("again.tar", &sample(1)).unwrap().snapshot;
-        assert_eq!(again.cost.classes.new.bytes, 0, "{}: {:?}", folder.display(), again.cost.classes);
+        let again = place
+            .import_bytes("again.tar", &sample(1))
+            .unwrap()
+            .snapshot;
+        assert_eq!(
+            again.cost.classes.new.bytes,
+            0,
+            "{}: {:?}",
+            folder.display(),
+            again.cost.classes
+        );
     }
     assert!(seen > 0, "the golden repositories are missing");
 }
@@ -57,13 +85,36 @@ fn sample(tick: u8) -> Vec<u8> {
     let mut pages = noise(20 * 4096, 5);
     pages[4096 * 7..4096 * 9].fill(0);
     pages[0] = tick;
-    let within = TarBuilder::new().file("a", &noise(40_000, 6)).file("b", b"small").end();
+    let within = TarBuilder::new()
+        .file("a", &noise(40_000, 6))
+        .file("b", b"small")
+        .end();
     TarBuilder::new()
-        .file("config.dump", br#"{"id":"abc","name":"golden","runtime":"runc"}"#)
+        .file(
+            "config.dump",
+            br#"{"id":"abc","name":"golden","runtime":"runc"}"#,
+        )
         .file("checkpoint/inventory.img", &inventory(2))
-        .file("checkpoint/mm-1.img", &image(&[0x5456_4319, 0x5749_2820], &[]))
-        .file("checkpoint/pagemap-1.img", &pagemap(1, &[(0x40_0000, 10, 4), (0x7f00_0000, 3, 1), (0x7f10_0000, 10, 4)], Count::New))
-        .file("checkpoint/pagemap-9.img", &pagemap(1, &[(0x40_0000, 30, 4)], Count::Old))
+        .file(
+            "checkpoint/mm-1.img",
+            &image(&[0x5456_4319, 0x5749_2820], &[]),
+        )
+        .file(
+            "checkpoint/pagemap-1.img",
+            &pagemap(
+                1,
+                &[
+                    (0x40_0000, 10, 4),
+                    (0x7f00_0000, 3, 1),
+                    (0x7f10_0000, 10, 4),
+                ],
+                Count::New,
+            ),
+        )
+        .file(
+            "checkpoint/pagemap-9.img",
+            &pagemap(1, &[(0x40_0000, 30, 4)], Count::Old),
+        )
         .file("checkpoint/pages-1.img", &pages)
         .file("checkpoint/pstree.img", &pstree(&[1]))
         .file("rootfs-diff.tar", &within)
@@ -78,25 +129,51 @@ fn sample(tick: u8) -> Vec<u8> {
 #[ignore = "writes tests/golden; see CONTRIBUTING.md"]
 fn write_a_golden_repository() {
     let folder = golden().join(std::env::var("GOLDEN").unwrap());
-    assert!(!folder.exists(), "golden repositories are never written over");
+    assert!(
+        !folder.exists(),
+        "golden repositories are never written over"
+    );
     let place = Place::new();
     let layer = Command::new("sh")
         .args(["-c", "seq 1 90000 | sed 's/.*/& of many lines, of which each is a little different/' | gzip -6n"])
         .output()
         .unwrap()
         .stdout;
-    let gzip = TarBuilder::new().file("config.dump", br#"{"id":"a","name":"gzip"}"#).file("rootfs-diff.tar", &layer).end();
-    let archives = [gzip, sample(1), sample(2), real_tar("containerd-busybox-1"), real_tar("podman-busybox-2")];
+    let gzip = TarBuilder::new()
+        .file("config.dump", br#"{"id":"a","name":"gzip"}"#)
+        .file("rootfs-diff.tar", &layer)
+        .end();
+    let archives = [
+        gzip,
+        sample(1),
+        sample(2),
+        real_tar("containerd-busybox-1"),
+        real_tar("podman-busybox-2"),
+    ];
     let mut lines = String::new();
     for archive in &archives {
         let snapshot = place.import_bytes("a.tar", archive).unwrap().snapshot;
         lines.push_str(&format!("{}\t{}\n", snapshot.id, Digest::of(archive)));
     }
-    let opened = place.open().snapshots().unwrap().snapshots.iter().any(|record| {
-        let manifest = place.open().manifest(record).unwrap();
-        manifest.streams.iter().any(|s| matches!(s.body, cryostore_engine::format::manifest::Body::Derived { .. }))
-    });
-    assert!(opened, "a golden repository must hold gzip data that was opened");
+    let opened = place
+        .open()
+        .snapshots()
+        .unwrap()
+        .snapshots
+        .iter()
+        .any(|record| {
+            let manifest = place.open().manifest(record).unwrap();
+            manifest.streams.iter().any(|s| {
+                matches!(
+                    s.body,
+                    cryostore_engine::format::manifest::Body::Derived { .. }
+                )
+            })
+        });
+    assert!(
+        opened,
+        "a golden repository must hold gzip data that was opened"
+    );
     fs::create_dir_all(&folder).unwrap();
     copy(&place.store_dir(), &folder.join("store"));
     fs::remove_dir_all(folder.join("store/sessions")).unwrap();

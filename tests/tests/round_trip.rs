@@ -1,6 +1,10 @@
 //! Every archive comes back byte for byte.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking"
+)]
 
 use std::fs;
 
@@ -13,7 +17,12 @@ fn assert_all(place: &Place, snapshots: &[(SnapshotRecord, Vec<u8>)], when: &str
     let repo = place.open();
     for (snapshot, tar) in snapshots.iter().rev() {
         let out = bytes_of(&repo, snapshot, &Silent).unwrap();
-        assert!(out == *tar, "{when}: snapshot {} of {:?}", snapshot.id, snapshot.identity);
+        assert!(
+            out == *tar,
+            "{when}: snapshot {} of {:?}",
+            snapshot.id,
+            snapshot.identity
+        );
     }
 }
 
@@ -23,13 +32,29 @@ fn real_archives_come_back_whole_in_any_order_without_index_without_cache_and_fr
     let mut snapshots = Vec::new();
     for real in archives::real() {
         let plain = place.import_bytes("plain.tar", &real.tar).unwrap().snapshot;
-        assert_eq!(plain.archive.digest, Some(Digest::of(&real.tar)), "{}", real.name);
+        assert_eq!(
+            plain.archive.digest,
+            Some(Digest::of(&real.tar)),
+            "{}",
+            real.name
+        );
         // The same, compressed: the inner tar is kept, and its chunks are all there.
         if let Some(file) = real.file {
             let compressed = place.import(&file).unwrap().snapshot;
-            assert_eq!(compressed.archive.digest, plain.archive.digest, "{}", real.name);
-            assert_eq!(compressed.archive.outer.as_ref().unwrap().digest, Digest::of(&fs::read(&file).unwrap()));
-            assert_eq!(compressed.cost.classes.new.bytes, 0, "{}: {:?}", real.name, compressed.cost.classes);
+            assert_eq!(
+                compressed.archive.digest, plain.archive.digest,
+                "{}",
+                real.name
+            );
+            assert_eq!(
+                compressed.archive.outer.as_ref().unwrap().digest,
+                Digest::of(&fs::read(&file).unwrap())
+            );
+            assert_eq!(
+                compressed.cost.classes.new.bytes, 0,
+                "{}: {:?}",
+                real.name, compressed.cost.classes
+            );
             assert_eq!(plain.warnings, compressed.warnings, "{}", real.name);
             snapshots.push((compressed, real.tar.clone()));
         }
@@ -41,10 +66,21 @@ fn real_archives_come_back_whole_in_any_order_without_index_without_cache_and_fr
     fs::remove_dir_all(place.cache_dir()).unwrap();
     assert_all(&place, &snapshots, "without a cache");
     let copy = place.path("copy");
-    assert!(std::process::Command::new("cp").arg("-r").arg(place.store_dir()).arg(&copy).status().unwrap().success());
+    assert!(
+        std::process::Command::new("cp")
+            .arg("-r")
+            .arg(place.store_dir())
+            .arg(&copy)
+            .status()
+            .unwrap()
+            .success()
+    );
     fs::remove_dir_all(place.store_dir()).unwrap();
     let repo = open_at(&copy, None).unwrap();
     for (snapshot, tar) in &snapshots {
-        assert!(bytes_of(&repo, snapshot, &Silent).unwrap() == *tar, "from a copy");
+        assert!(
+            bytes_of(&repo, snapshot, &Silent).unwrap() == *tar,
+            "from a copy"
+        );
     }
 }

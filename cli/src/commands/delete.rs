@@ -71,10 +71,16 @@ pub(crate) fn run(args: &DeleteArgs, context: &Context) -> Result<(), Failure> {
     let list = context.snapshots(&repo)?;
     let mut deleted = Vec::new();
     for text in &args.snapshots {
-        let record = list.find(text, &Filter::default())?;
-        let one = Deleted {
-            id: record.id,
-            identity: record.identity.clone(),
+        let one = match (list.find(text, &Filter::default()), list.find_damaged(text)) {
+            (Ok(record), _) => Deleted {
+                id: record.id,
+                identity: record.identity.clone(),
+            },
+            (Err(_), Some(id)) => Deleted {
+                id,
+                identity: Identity::default(),
+            },
+            (Err(e), None) => return Err(e.into()),
         };
         if !deleted.contains(&one) {
             deleted.push(one);

@@ -16,6 +16,20 @@ use crate::error::{Error, Kind, Result};
 struct Entry {
     path: PathBuf,
     head: Head,
+    state: State,
+}
+
+/// What tells that a file is still the same: device, inode, length, time of change in seconds and nanoseconds.
+type State = (u64, u64, u64, i64, i64);
+
+fn state(meta: &std::fs::Metadata) -> State {
+    (
+        meta.dev(),
+        meta.ino(),
+        meta.len(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+    )
 }
 
 /// What a header says.
@@ -57,6 +71,7 @@ pub struct DirectoryTar {
     /// What could not be taken in, for people.
     skipped: Vec<String>,
     files: Vec<(Vec<u8>, PathBuf, u64)>,
+    states: Vec<(PathBuf, State)>,
     total: u64,
 }
 
@@ -78,6 +93,11 @@ impl DirectoryTar {
             .filter(|e| e.head.flag == b'0')
             .map(|e| (e.head.name.clone(), e.path.clone(), e.head.len))
             .collect();
+        let states = entries
+            .iter()
+            .filter(|e| e.head.flag == b'0')
+            .map(|e| (e.path.clone(), e.state))
+            .collect();
         let total = entries.iter().map(|e| e.head.len).sum();
         Ok(Self {
             entries: entries.into_iter(),
@@ -86,6 +106,7 @@ impl DirectoryTar {
             ended: false,
             skipped,
             files,
+            states,
             total,
         })
     }
@@ -108,6 +129,19 @@ impl DirectoryTar {
         &self.skipped
     }
 
+    /// An error if a file is not what it was when the directory was opened.
+    pub fn check_unchanged(&self) -> io::Result<()> {
+        for (path, before) in &self.states {
+            if path
+                .symlink_metadata()
+                .map_or(true, |meta| state(&meta) != *before)
+            {
+                return Err(changed(path));
+            }
+        }
+        Ok(())
+    }
+
     /// Prepares the next header; false at the end.
     fn advance(&mut self) -> io::Result<bool> {
         let Some(entry) = self.entries.next() else {
@@ -117,9 +151,11 @@ impl DirectoryTar {
         };
         self.block = io::Cursor::new(headers(&entry.head));
         if entry.head.flag == b'0' {
-            let file = File::open(&entry.path)?;
+            let named =
+                |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", entry.path.display()));
+            let file = File::open(&entry.path).map_err(named)?;
             let len = entry.head.len;
-            if file.metadata()?.len() != len {
+            if state(&file.metadata().map_err(named)?) != entry.state {
                 return Err(changed(&entry.path));
             }
             let padding = usize::try_from(len.next_multiple_of(BLOCK as u64) - len).unwrap_or(0);
@@ -132,7 +168,7 @@ impl DirectoryTar {
 fn changed(path: &Path) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        format!("{} changed its length while it was read", path.display()),
+        format!("{} changed while it was read", path.display()),
     )
 }
 
@@ -209,7 +245,11 @@ fn walk(dir: &Path, prefix: &[u8], out: &mut Vec<Entry>, skipped: &mut Vec<Strin
             skipped.push(format!("{} is a socket and was left out", path.display()));
             continue;
         }
-        out.push(Entry { path, head });
+        out.push(Entry {
+            state: state(&meta),
+            path,
+            head,
+        });
     }
     Ok(())
 }

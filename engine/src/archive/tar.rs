@@ -225,7 +225,12 @@ impl TarReader {
                 self.buffer.extend_from_slice(&bytes[..take]);
                 if self.buffer.len() == BLOCK {
                     let block = std::mem::take(&mut self.buffer);
-                    self.block(&block, self.at + take as u64 - BLOCK as u64)?;
+                    self.block(
+                        &block,
+                        self.at
+                            .saturating_add(take as u64)
+                            .saturating_sub(BLOCK as u64),
+                    )?;
                 }
                 Span::Meta(take)
             }
@@ -264,7 +269,7 @@ impl TarReader {
             }
         };
         if let Span::Meta(len) | Span::Data(len) = span {
-            self.at += len as u64;
+            self.at = self.at.saturating_add(len as u64);
         }
         Ok(Some(span))
     }
@@ -273,7 +278,8 @@ impl TarReader {
     pub fn skip(&mut self) -> u64 {
         match self.state {
             State::Data { left, padding } => {
-                self.at += left;
+                // Hostile sizes add up to more than there are bytes in the world.
+                self.at = self.at.saturating_add(left);
                 self.data(0, padding);
                 left
             }
@@ -284,7 +290,7 @@ impl TarReader {
     /// Ends the reading: an error if the bytes ended within a member.
     pub fn finish(self) -> Result<TarEnd, TarError> {
         let missing = match self.state {
-            State::Data { left, padding } => left + padding as u64,
+            State::Data { left, padding } => left.saturating_add(padding as u64),
             State::Extension { left, padding, .. } => (left + padding) as u64,
             State::SparseMap => BLOCK as u64,
             State::Header if !self.buffer.is_empty() => (BLOCK - self.buffer.len()) as u64,
@@ -293,7 +299,10 @@ impl TarReader {
             State::Header | State::Padding { .. } | State::After => 0,
         };
         if missing > 0 {
-            let name = String::from_utf8_lossy(&self.name).into_owned();
+            let name = match self.state {
+                State::Header => "the next header".to_owned(),
+                _ => String::from_utf8_lossy(&self.name).into_owned(),
+            };
             return Err(TarError::Truncated {
                 offset: self.at,
                 missing,
@@ -376,6 +385,18 @@ impl TarReader {
         let kind = EntryType::of(flag);
         // Links, directories and devices have no content, whatever their size field says: GNU tar and Go agree.
         let has_content = !matches!(flag, b'1'..=b'6');
+        let len = if has_content {
+            pending.len.unwrap_or(len)
+        } else {
+            0
+        };
+        // The kernel's offsets are signed, and no archive comes near: who says so is damaged or hostile.
+        if offset
+            .checked_add(len)
+            .is_none_or(|end| end > limits::TAR_LEN)
+        {
+            return Err(field_error("size"));
+        }
         let ustar = block[257..263] == *b"ustar\0";
         let member = Box::new(Member {
             name: pending.name.unwrap_or_else(|| header_name(block, ustar)),
@@ -383,11 +404,7 @@ impl TarReader {
                 .link
                 .unwrap_or_else(|| until_nul(&block[157..257]).to_vec()),
             kind,
-            len: if has_content {
-                pending.len.unwrap_or(len)
-            } else {
-                0
-            },
+            len,
             mode: number(&block[100..108])
                 .and_then(|mode| u32::try_from(mode & 0o7777).ok())
                 .unwrap_or(0),

@@ -124,7 +124,7 @@ impl BaseWalk<'_> {
             match self.run {
                 Some((first, _, _)) if number < first => return None,
                 Some((first, pages, in_image)) if number - first < pages => {
-                    return self.in_image(in_image + (number - first));
+                    return self.in_image(in_image.checked_add(number - first)?);
                 }
                 _ => self.next_run()?,
             }
@@ -153,7 +153,7 @@ impl BaseWalk<'_> {
                         }),
                     });
                 }
-                self.slice_start += pages;
+                self.slice_start = self.slice_start.checked_add(pages)?;
             }
             self.slice = Some(self.slices.next()?.ok()?);
         }

@@ -89,15 +89,43 @@ pub fn import(
 ) -> Result<Imported> {
     let mut facts = Facts::default();
     let mut opened = Opened::new(source, &mut facts)?;
+    opened
+        .look_ahead(&mut facts)
+        .map_err(|e| unreadable(&opened.name, e))?;
     let plan = Plan::new(repo, &facts, options, monitor)?;
+    let place = plan.place();
+    run(repo, opened, facts, plan, options, monitor).map_err(|e| match repo.is_buried(place) {
+        // Whatever failed, that is why: a collector took what was put so far for garbage.
+        true => Error::new(
+            Kind::Conflict,
+            "the session was ended by somebody else while it was at work",
+        )
+        .hint("nothing is lost; import the archive again")
+        .because(e),
+        false => e,
+    })
+}
+
+fn run(
+    repo: &Repository,
+    mut opened: Opened,
+    mut facts: Facts,
+    plan: Plan<'_>,
+    options: &ImportOptions,
+    monitor: &dyn Monitor,
+) -> Result<Imported> {
+    let name = opened.name.clone();
     let base = plan.base(repo, options, monitor)?;
     let mut writer = Writer::new(repo, base.as_ref(), monitor);
     let mut front = TarFront::new(&mut writer)?;
-
     let digest = read_slabs(&mut opened, monitor, |slab| {
-        front.push(slab, &mut writer, &mut facts)
+        front
+            .push(slab, &mut writer, &mut facts)
+            .map_err(|e| in_source(&name, e))
     })?;
-    let (mut layout, end) = front.finish(&mut writer, &mut facts)?;
+    let (mut layout, end) = front
+        .finish(&mut writer, &mut facts)
+        .map_err(|e| in_source(&name, e))?;
     opened.check_unchanged()?;
     layout.digest = Some(digest);
     if !end.complete {
@@ -125,7 +153,7 @@ fn read_slabs(
     let (empty, reuse) = mpsc::channel::<Vec<u8>>();
     let name = opened.name.clone();
     let total = opened.total;
-    let bytes = &mut opened.bytes;
+    let mut bytes = opened.reader();
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || {
             let mut hasher = blake3::Hasher::new();
@@ -133,7 +161,7 @@ fn read_slabs(
                 let mut slab = reuse
                     .try_recv()
                     .unwrap_or_else(|_| vec![0; limits::SLAB_LEN]);
-                match fill(bytes, &mut slab) {
+                match fill(&mut bytes, &mut slab) {
                     Ok(0) => break,
                     Ok(len) => {
                         hasher.update(&slab[..len]);
@@ -167,6 +195,15 @@ fn read_slabs(
     })
 }
 
+/// What is wrong with the source's bytes is said with its name.
+fn in_source(name: &str, e: Error) -> Error {
+    if e.kind() == Kind::Invalid {
+        e.at(name)
+    } else {
+        e
+    }
+}
+
 fn unreadable(name: &str, e: std::io::Error) -> Error {
     use std::io::ErrorKind as Io;
     match e.kind() {
@@ -198,6 +235,8 @@ fn fill(source: &mut impl Read, slab: &mut [u8]) -> std::io::Result<usize> {
 struct Plan<'r> {
     session: Session<'r>,
     lineage: Lineage,
+    /// Who it is, as far as that is known before the first byte.
+    identity: Identity,
     snapshot: SnapshotId,
     started: std::time::Duration,
 }
@@ -228,6 +267,10 @@ fn identity(facts: &Facts, options: &ImportOptions) -> Identity {
         container_id: or(&given.container_id, found.container_id),
         image: or(&given.image, found.image),
     }
+}
+
+fn same_container(a: &Identity, b: &Identity) -> bool {
+    (&a.namespace, &a.pod, &a.container) == (&b.namespace, &b.pod, &b.container)
 }
 
 fn check_options(options: &ImportOptions) -> Result<()> {
@@ -274,9 +317,34 @@ impl<'r> Plan<'r> {
         Ok(Self {
             session,
             lineage,
+            identity: who,
             snapshot,
             started,
         })
+    }
+
+    /// The only place where it can commit.
+    fn place(&self) -> Place {
+        Place {
+            lineage: self.lineage,
+            snapshot: self.snapshot,
+        }
+    }
+
+    /// The snapshots of the same container, newest first.
+    fn earlier(&self, repo: &Repository) -> Result<Vec<SnapshotRecord>> {
+        let mut found = repo.snapshots_of(self.lineage)?;
+        // Where the identity was not known at the start, a snapshot is among those without a lineage.
+        if self.lineage != Lineage::default() {
+            found
+                .snapshots
+                .extend(repo.snapshots_of(Lineage::default())?.snapshots);
+        }
+        found
+            .snapshots
+            .retain(|record| same_container(&record.identity, &self.identity));
+        found.sort();
+        Ok(found.snapshots)
     }
 
     /// Loads what to compare with. A base that cannot be read costs space, not the import.
@@ -288,10 +356,7 @@ impl<'r> Plan<'r> {
     ) -> Result<Option<Base>> {
         let record = match &options.base {
             BaseChoice::None => None,
-            BaseChoice::Newest => {
-                let list = repo.snapshots_of(self.lineage)?;
-                list.snapshots.into_iter().next()
-            }
+            BaseChoice::Newest => self.earlier(repo)?.into_iter().next(),
             BaseChoice::Snapshot(text) => {
                 Some(repo.snapshots()?.find(text, &Filter::default())?.clone())
             }
@@ -426,10 +491,16 @@ impl<'r> Plan<'r> {
                     ..SnapshotList::default()
                 }
             }
-            None => repo.snapshots_of(self.lineage)?,
+            None => SnapshotList {
+                snapshots: self.earlier(repo)?,
+                ..SnapshotList::default()
+            },
         };
         for record in &list.snapshots {
-            let covers = |manifest: Manifest| needed.iter().all(|map| covers(&manifest, map));
+            // What it has in a parent itself counts only if that parent is stored.
+            let whole = record.requires.is_some();
+            let covers =
+                |manifest: Manifest| needed.iter().all(|map| covers(&manifest, map, whole));
             if repo.manifest(record).is_ok_and(covers) {
                 return Ok(Some(record.id));
             }
@@ -476,18 +547,32 @@ fn parent_pages(map: &PageMap) -> u64 {
         .fold(0, |sum, run| sum.saturating_add(run.pages))
 }
 
-/// True if a manifest has, in an image or again in a parent, every page that `map` says is in the parent.
-fn covers(manifest: &Manifest, map: &PageMap) -> bool {
+/// True if a manifest has every page that `map` says is in the parent: in an image, or again in a parent if that counts.
+fn covers(manifest: &Manifest, map: &PageMap, parents_count: bool) -> bool {
     let same =
         |other: &&PageMap| other.of == map.of && other.page_size == map.page_size && !other.stale;
     let Some(other) = manifest.maps.iter().find(same) else {
         return false;
     };
-    let mut spans: Vec<(u64, u64)> = other
-        .runs
-        .iter()
-        .map(|run| (run.page_number, run.page_number.saturating_add(run.pages)))
-        .collect();
+    // A page map may claim more pages than its image has.
+    let image = other
+        .stream
+        .and_then(|n| manifest.streams.get(n as usize))
+        .map_or(0, |s| s.len);
+    let mut in_image = image / u64::from(other.page_size.max(1));
+    let mut spans: Vec<(u64, u64)> = Vec::new();
+    for run in &other.runs {
+        let pages = match run.place {
+            RunPlace::Image => {
+                let pages = run.pages.min(in_image);
+                in_image -= pages;
+                pages
+            }
+            RunPlace::Parent if parents_count => run.pages,
+            RunPlace::Parent => 0,
+        };
+        spans.push((run.page_number, run.page_number.saturating_add(pages)));
+    }
     spans.sort_unstable();
     map.runs
         .iter()

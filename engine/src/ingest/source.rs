@@ -15,6 +15,7 @@ use crate::archive::directory::DirectoryTar;
 use crate::archive::outer::{Unpacking, sniff};
 use crate::archive::tar::{Span, TarReader};
 use crate::error::{Error, Kind, Result};
+use crate::limits;
 
 /// Where an archive comes from.
 pub enum Source {
@@ -79,6 +80,8 @@ impl Bytes {
 
 /// A source that is open.
 pub(super) struct Opened {
+    /// What was looked at ahead; it comes before the rest.
+    head: std::io::Cursor<Vec<u8>>,
     pub(super) bytes: Bytes,
     pub(super) kind: ArchiveKind,
     /// Bytes of the archive, if known.
@@ -97,6 +100,7 @@ impl Opened {
             Source::Stream(stream) => {
                 let bytes = unpack(stream).map_err(|e| Error::io("the input", e))?;
                 Ok(Self {
+                    head: std::io::Cursor::default(),
                     bytes,
                     kind: ArchiveKind::Tar,
                     total: None,
@@ -120,11 +124,22 @@ impl Opened {
                 None,
             )
         } else {
-            scan(&mut file, facts).map_err(failed)?;
+            scan(
+                |buf, at| {
+                    if at > meta.len() {
+                        Ok(0)
+                    } else {
+                        file.read_at(buf, at)
+                    }
+                },
+                facts,
+            )
+            .map_err(failed)?;
             file.seek(SeekFrom::Start(0)).map_err(failed)?;
             (Bytes::File(file), Some(meta.len()))
         };
         Ok(Self {
+            head: std::io::Cursor::default(),
             bytes,
             kind: ArchiveKind::Tar,
             total,
@@ -151,6 +166,7 @@ impl Opened {
         let total = tar.total();
         let name = path.display().to_string();
         Ok(Self {
+            head: std::io::Cursor::default(),
             bytes: Bytes::Directory(Box::new(tar)),
             kind: ArchiveKind::Directory,
             total: Some(total),
@@ -159,8 +175,39 @@ impl Opened {
         })
     }
 
+    /// Of a source that cannot be read twice, looks at the first bytes: Podman's archives begin with what tells whose they are.
+    pub(super) fn look_ahead(&mut self, facts: &mut Facts) -> std::io::Result<()> {
+        if matches!(self.bytes, Bytes::Unpacking(_) | Bytes::Stream(_)) {
+            let mut head = Vec::new();
+            (&mut self.bytes)
+                .take(limits::SLAB_LEN as u64)
+                .read_to_end(&mut head)?;
+            let from_head = |buf: &mut [u8], at: u64| {
+                let rest = usize::try_from(at)
+                    .ok()
+                    .and_then(|at| head.get(at..))
+                    .unwrap_or_default();
+                let len = rest.len().min(buf.len());
+                buf[..len].copy_from_slice(&rest[..len]);
+                Ok(len)
+            };
+            scan(from_head, facts)?;
+            self.head = std::io::Cursor::new(head);
+        }
+        Ok(())
+    }
+
+    /// The archive's bytes from the first one on.
+    pub(super) fn reader(&mut self) -> impl Read + Send {
+        (&mut self.head).chain(&mut self.bytes)
+    }
+
     /// An error if the file is not what it was when it was opened.
     pub(super) fn check_unchanged(&self) -> Result<()> {
+        if let Bytes::Directory(tar) = &self.bytes {
+            tar.check_unchanged()
+                .map_err(|e| super::unreadable(&self.name, e))?;
+        }
         let Some((path, before)) = &self.watched else {
             return Ok(());
         };
@@ -202,8 +249,12 @@ fn unpack(mut stream: Box<dyn Read + Send>) -> std::io::Result<Bytes> {
     })
 }
 
-/// Reads the headers of a plain tar and the members that tell about it; what is wrong with the tar is found when it is read as a whole.
-fn scan(file: &mut File, facts: &mut Facts) -> std::io::Result<()> {
+/// Reads the headers of a tar and the members that tell about it, as far as `read_at` gives bytes; what is wrong with the tar is found
+/// when it is read as a whole.
+fn scan(
+    mut read_at: impl FnMut(&mut [u8], u64) -> std::io::Result<usize>,
+    facts: &mut Facts,
+) -> std::io::Result<()> {
     let mut reader = TarReader::new();
     let mut block = [0; 4096];
     let mut filled = 0;
@@ -212,7 +263,7 @@ fn scan(file: &mut File, facts: &mut Facts) -> std::io::Result<()> {
         match reader.next(&block[at..filled]) {
             Err(_) => return Ok(()),
             Ok(None) => {
-                filled = file.read_at(&mut block, reader.position())?;
+                filled = read_at(&mut block, reader.position())?;
                 at = 0;
                 if filled == 0 {
                     return Ok(());
@@ -225,8 +276,12 @@ fn scan(file: &mut File, facts: &mut Facts) -> std::io::Result<()> {
                 let wanted = facts.wants(&member.name, member.len);
                 if wanted > 0 {
                     let mut bytes = vec![0; wanted];
-                    if file.read_exact_at(&mut bytes, reader.position()).is_err() {
-                        return Ok(());
+                    let mut got = 0;
+                    while got < wanted {
+                        match read_at(&mut bytes[got..], reader.position() + got as u64)? {
+                            0 => return Ok(()),
+                            len => got += len,
+                        }
                     }
                     facts.learn(&member.name, &bytes);
                 }

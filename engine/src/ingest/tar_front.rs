@@ -9,7 +9,7 @@ use super::facts::Facts;
 use super::stream::{OpenStream, StreamSpec};
 use super::writer::Writer;
 use crate::archive::gzip::{self, GzipLimits};
-use crate::archive::tar::{BLOCK, Member, Span, TarEnd, TarReader, looks_like_tar};
+use crate::archive::tar::{BLOCK, Member, Span, TarEnd, TarError, TarReader, looks_like_tar};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 
@@ -108,9 +108,17 @@ impl<'r> TarFront<'r> {
     ) -> Result<(Layout, TarEnd)> {
         self.push(&[], writer, facts)?;
         let len = self.reader.position();
-        let end = std::mem::take(&mut self.reader)
-            .finish()
-            .map_err(not_a_tar)?;
+        let end = std::mem::take(&mut self.reader).finish().map_err(|e| {
+            if len < BLOCK as u64 {
+                Error::new(
+                    Kind::Invalid,
+                    format!("it is cut short: {len} bytes are no tar, a header alone has {BLOCK}"),
+                )
+                .hint("name a checkpoint archive, or a directory of CRIU images")
+            } else {
+                not_a_tar(e)
+            }
+        })?;
         if end.members == 0 {
             return Err(Error::new(
                 Kind::Invalid,
@@ -209,10 +217,14 @@ impl<'r> TarFront<'r> {
     }
 }
 
-fn not_a_tar(e: crate::archive::tar::TarError) -> Error {
-    Error::new(Kind::Invalid, e.to_string())
-        .hint("look whether the checkpoint was written completely; nothing was stored")
-        .because(e)
+fn not_a_tar(e: TarError) -> Error {
+    let hint = match e {
+        TarError::Checksum { offset: 0 } => {
+            "it is no tar: name a checkpoint archive, or a directory of CRIU images"
+        }
+        _ => "look whether the checkpoint was written completely; nothing was stored",
+    };
+    Error::new(Kind::Invalid, e.to_string()).hint(hint)
 }
 
 /// What a member is, by its name and its first bytes.

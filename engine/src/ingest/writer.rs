@@ -454,16 +454,9 @@ impl<'r> Writer<'r> {
             Some(number) => number,
             None => {
                 let pack = *self.base?.manifest.packs.get(at)?;
-                let number = if self.pack_exists(pack) {
-                    Some(self.packs.number(pack, || {}))
-                } else {
-                    None
-                };
-                if number.is_none() {
-                    self.monitor.warning(&format!(
-                        "pack {pack} of the base is missing; its chunks are stored again"
-                    ));
-                }
+                let number = self
+                    .pack_is_whole(pack)
+                    .then(|| self.packs.number(pack, || {}));
                 self.base_packs[at] = Some(number);
                 number
             }
@@ -492,13 +485,29 @@ impl<'r> Writer<'r> {
         }
     }
 
-    fn pack_exists(&mut self, pack: PackId) -> bool {
+    /// True if the store has the pack, with the length that its directory says: one that was cut or emptied is not referred to again.
+    fn pack_is_whole(&mut self, pack: PackId) -> bool {
         if let Some(exists) = self.exists.get(&pack) {
             return *exists;
         }
-        let exists = matches!(self.repo.store().len(&object_name(pack)), Ok(Some(_)));
-        self.exists.insert(pack, exists);
-        exists
+        let Some(directory) = self.directory(pack) else {
+            return false;
+        };
+        let found = self.repo.store().len(&object_name(pack));
+        let whole = matches!(found, Ok(Some(len)) if len == directory.pack_len());
+        if !whole {
+            let found = match found {
+                Ok(Some(len)) => format!("has {len} bytes, not {}", directory.pack_len()),
+                Ok(None) => "is missing".to_owned(),
+                Err(e) => e.to_string(),
+            };
+            let name = object_name(pack);
+            self.monitor.warning(&format!(
+                "{name} {found}; its chunks are stored again where they come again"
+            ));
+        }
+        self.exists.insert(pack, whole);
+        whole
     }
 
     // ---- pieces
@@ -618,11 +627,12 @@ impl<'r> Writer<'r> {
             .collect();
         hits.sort_unstable_by_key(|(n, _)| *n);
         for (n, Location { pack, chunk }) in hits {
-            if !self.pack_exists(pack) {
+            let directory = self
+                .pack_is_whole(pack)
+                .then(|| self.directory(pack))
+                .flatten();
+            let Some(directory) = directory else {
                 self.index().forget(pack)?;
-                continue;
-            }
-            let Some(directory) = self.directory(pack) else {
                 continue;
             };
             // The index may be wrong about a pack; the pack's own directory is not.

@@ -35,6 +35,7 @@ impl Tail {
 /// The directory of one pack.
 #[derive(Debug)]
 pub struct PackDirectory {
+    pack_len: u64,
     tail: Tail,
     view: DirectoryView,
 }
@@ -43,7 +44,17 @@ impl PackDirectory {
     fn new(id: PackId, tail: Tail, pack_len: u64) -> Result<Self> {
         let view = DirectoryView::decode(id, tail.bytes(), pack_len)
             .map_err(|e| Error::stored(object_name(id), e))?;
-        Ok(Self { tail, view })
+        Ok(Self {
+            pack_len,
+            tail,
+            view,
+        })
+    }
+
+    /// Bytes of the whole pack.
+    #[must_use]
+    pub fn pack_len(&self) -> u64 {
+        self.pack_len
     }
 
     /// Id of chunk `number`. In this version every chunk has one.
@@ -135,12 +146,12 @@ impl Directories {
         let mut pack_len = [0; 8];
         pack_len.copy_from_slice(map.bytes().get(..8)?);
         // The view's ranges are relative to the bytes after the length: see `Tail::bytes` of a copy.
-        let checked =
-            DirectoryView::decode(id, map.bytes().get(8..)?, u64::from_le_bytes(pack_len));
-        match checked {
+        let pack_len = u64::from_le_bytes(pack_len);
+        match DirectoryView::decode(id, map.bytes().get(8..)?, pack_len) {
             Ok(mut view) => {
                 view.ids = view.ids.start + 8..view.ids.end + 8;
                 Some(PackDirectory {
+                    pack_len,
                     tail: Tail::Mapped(map),
                     view,
                 })

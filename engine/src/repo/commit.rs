@@ -92,11 +92,7 @@ impl Repository {
     }
 
     /// Replaces a snapshot by a tombstone: it is deleted.
-    pub(crate) fn erase(&self, record: &SnapshotRecord) -> Result<()> {
-        let place = Place {
-            lineage: record.lineage,
-            snapshot: record.id,
-        };
+    pub(super) fn erase(&self, place: Place) -> Result<()> {
         let bytes = self.tombstone(place, None, "deleted")?;
         self.store().replace(&place_name(place), bytes)
     }
@@ -111,6 +107,11 @@ impl Repository {
         tombstone
             .encode()
             .map_err(|e| Error::new(Kind::Internal, "a tombstone").because(e))
+    }
+
+    /// True if a place was taken by a tombstone.
+    pub(crate) fn is_buried(&self, place: Place) -> bool {
+        matches!(self.entry(place), Ok(Some(Entry::Tombstone(_))))
     }
 
     /// What is at a place, if anything is.

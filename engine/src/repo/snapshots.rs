@@ -3,7 +3,7 @@
 //! Always: a record is believed only if it says the same place as its name. Damaged records are named and hide no others. Never: hides a snapshot.
 
 use cryostore_format::session::Place;
-use cryostore_format::snapshot::{Entry, SnapshotRecord};
+use cryostore_format::snapshot::{Entry, SnapshotRecord, Tombstone};
 use cryostore_format::{Lineage, SnapshotId, limits as format_limits};
 
 use super::Repository;
@@ -94,8 +94,8 @@ pub struct SnapshotList {
     pub snapshots: Vec<SnapshotRecord>,
     /// Objects that could not be read, and why.
     pub damaged: Vec<(String, Error)>,
-    /// Places of tombstones.
-    pub tombstones: Vec<Place>,
+    /// Places where no snapshot can ever be, and why.
+    pub tombstones: Vec<(Place, Tombstone)>,
 }
 
 impl SnapshotList {
@@ -138,6 +138,27 @@ impl SnapshotList {
                 .hint("say more of it"))
             }
         }
+    }
+
+    /// Newest first.
+    pub(crate) fn sort(&mut self) {
+        self.snapshots
+            .sort_by(|a, b| created(b).cmp(&created(a)).then_with(|| b.id.cmp(&a.id)));
+    }
+
+    /// The snapshot of which only the name is left, if `text` is at least the first 8 characters of its id: it can be deleted.
+    #[must_use]
+    pub fn find_damaged(&self, text: &str) -> Option<SnapshotId> {
+        let mut places = self.damaged.iter().filter_map(|(name, _)| place_of(name));
+        let found = places.find(|place| {
+            place
+                .snapshot
+                .to_string()
+                .starts_with(&text.to_ascii_lowercase())
+        });
+        found
+            .filter(|_| text.len() >= SHORT)
+            .map(|place| place.snapshot)
     }
 
     /// How many characters tell all ids apart, eight at least.
@@ -188,7 +209,7 @@ impl Repository {
                     Entry::decode(&bytes).map_err(|e| Error::stored(&object.name, e))
                 });
             match entry {
-                Ok(Entry::Tombstone(_)) => out.tombstones.push(place),
+                Ok(Entry::Tombstone(tombstone)) => out.tombstones.push((place, tombstone)),
                 Ok(Entry::Snapshot(record))
                     if record.id == place.snapshot && record.lineage == place.lineage =>
                 {
@@ -207,8 +228,7 @@ impl Repository {
                 Err(e) => out.damaged.push((object.name, e)),
             }
         }
-        out.snapshots
-            .sort_by(|a, b| created(b).cmp(&created(a)).then_with(|| b.id.cmp(&a.id)));
+        out.sort();
         Ok(out)
     }
 
@@ -239,7 +259,16 @@ impl Repository {
             .collect();
         records.sort_by_key(|record| depth(record, &list));
         for record in records.iter().rev() {
-            self.erase(record)?;
+            self.erase(Place {
+                lineage: record.lineage,
+                snapshot: record.id,
+            })?;
+        }
+        // Of a damaged record only the place is known; without this it would keep everything from being collected.
+        for place in list.damaged.iter().filter_map(|(name, _)| place_of(name)) {
+            if wanted.contains(&place.snapshot) {
+                self.erase(place)?;
+            }
         }
         Ok(())
     }

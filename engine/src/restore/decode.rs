@@ -185,7 +185,8 @@ pub(super) fn read_stream(
         return Err(Error::new(
             Kind::Invalid,
             format!("stream {stream} has {len} bytes, at most {limit} are read at once"),
-        ));
+        )
+        .hint("read it in parts, or export the archive"));
     }
     let mut plan = Plan::stream(manifest, stream)?;
     let mut out = Vec::new();

@@ -146,7 +146,8 @@ impl<'r> CheckpointReader<'r> {
                     String::from_utf8_lossy(name),
                     stream.len
                 ),
-            ));
+            )
+            .hint("read it in parts, or export the archive"));
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (derived, count) = &mut *state;
@@ -199,25 +200,26 @@ impl<'r> CheckpointReader<'r> {
     }
 
     fn page_of(&self, stream: StreamIndex, at: u64) -> Result<Option<PageFrame>> {
-        let mut parts = Vec::new();
-        if self
+        let Some(found) = self
             .manifest
             .streams
             .get(stream as usize)
-            .is_none_or(|s| at >= s.len)
-        {
+            .filter(|s| at < s.len)
+        else {
             return Ok(None);
-        }
+        };
+        let page_size = u64::from(found.page_size.max(1));
+        let mut parts = Vec::new();
         self.parts_of(stream, at, 1, &mut parts)?;
         Ok(parts.first().and_then(|part| match part.from {
             From::Zero => Some(PageFrame::Zero),
             From::Frame(slice, from) => {
-                let page = slice.len / u64::from(slice.take.max(1));
-                let skip = slice.skip + u16::try_from(from / page.max(1)).ok()?;
+                let within = from / page_size;
                 Some(PageFrame::Frame(FrameSlice {
-                    skip,
+                    skip: slice.skip + u16::try_from(within).ok()?,
                     take: 1,
-                    len: page,
+                    // The last page of an image may be short.
+                    len: page_size.min(slice.len - within * page_size),
                     ..slice
                 }))
             }

@@ -96,6 +96,29 @@ fn invalid(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
+/// Errors that come of what the archive holds, such as a file where a directory is.
+fn taken(name: &[u8], e: io::Error) -> io::Error {
+    use io::ErrorKind as Io;
+    let ours = matches!(
+        e.kind(),
+        Io::IsADirectory
+            | Io::NotADirectory
+            | Io::AlreadyExists
+            | Io::DirectoryNotEmpty
+            | Io::InvalidFilename
+            | Io::NotFound
+    );
+    let name = String::from_utf8_lossy(name).into_owned();
+    if ours {
+        invalid(format!(
+            "the member `{}` cannot be unpacked beside the others: {e}",
+            name.escape_debug()
+        ))
+    } else {
+        e
+    }
+}
+
 struct Unpacker {
     root: PathBuf,
     tar: TarReader,
@@ -131,7 +154,7 @@ impl Unpacker {
                     }
                     bytes = &bytes[len..];
                 }
-                Span::Member(member) => self.begin(&member)?,
+                Span::Member(member) => self.begin(&member).map_err(|e| taken(&member.name, e))?,
                 Span::End => {
                     if let Some(file) = self.file.take() {
                         let since = Duration::from_secs(u64::try_from(self.mtime).unwrap_or(0));
@@ -210,7 +233,8 @@ impl Unpacker {
     fn finish(mut self) -> io::Result<UnpackStats> {
         self.push(&[])?;
         for (path, target) in &self.links {
-            std::os::unix::fs::symlink(OsStr::from_bytes(target), self.root.join(path))?;
+            let link = std::os::unix::fs::symlink(OsStr::from_bytes(target), self.root.join(path));
+            link.map_err(|e| taken(path.as_os_str().as_bytes(), e))?;
         }
         for (path, mode) in self.dirs.iter().rev() {
             fs::set_permissions(self.root.join(path), Permissions::from_mode(mode & 0o777))?;

@@ -127,7 +127,8 @@ impl Store {
             Ok(Err(size)) => Err(Error::new(
                 Kind::Corrupt,
                 format!("{name} has {size} bytes, at most {limit} were expected"),
-            )),
+            )
+            .hint("it is damaged, or not ours: run `cryostore check` to see which snapshots are touched")),
             Err(e) => Err(self.error("reading", name, e)),
         }
     }

@@ -147,9 +147,11 @@ impl<'r> FrameSink<'r> {
         );
         self.index_jobs += 1;
         rayon::spawn(move || {
-            let inserted = index.insert(id, &ids);
             // Given back before the result is: whoever has seen all results may open the index again.
-            drop(index);
+            let inserted = {
+                let index = index;
+                index.insert(id, &ids)
+            };
             let _ = done.send(inserted);
         });
         self.unlisted.push(PackIds {

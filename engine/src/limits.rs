@@ -57,14 +57,18 @@ pub const DERIVED_LEN: u64 = 64 << 20;
 
 /// What is read and decoded at once by an export.
 pub const WINDOW_LEN: u64 = 4 << 20;
+/// Bytes of frames that one window may need: a fragmented or hostile snapshot makes small windows, not large ones.
+pub const WINDOW_STORED: u64 = 16 << 20;
 /// Windows that wait between the stages of an export: fetched, decoded.
 pub const WINDOWS_WAITING: usize = 2;
 /// Frames that lie closer than this are fetched by one request.
-pub const FETCH_GAP: u32 = 64 << 10;
+pub const FETCH_GAP: u32 = 16 << 10;
 
 /// Labels of a snapshot.
 pub const LABELS: usize = 64;
 /// Bytes of one label.
 pub const LABEL_LEN: usize = 256;
-/// Warnings kept with a snapshot; more are counted.
+/// Characters of one warning; names in archives can be a megabyte long.
+pub const WARNING_LEN: usize = 1000;
+/// Warnings kept with a snapshot.
 pub const WARNINGS: usize = 50;

@@ -26,21 +26,14 @@ pub struct Rebuilt {
 /// Deletes the node's index and fills it again. Packs that are in no segment that can be read are read themselves.
 pub fn rebuild_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt> {
     let store = repo.store();
-    if repo.index_dir().is_none() {
+    let Some(dir) = repo.index_dir() else {
         return Err(Error::new(
             Kind::Invalid,
             "there is no cache directory, and so no index",
         )
         .hint("name a cache directory"));
-    }
-    repo.drop_index()?;
-    let empty = Index::open_without_segments(repo.index_dir().as_deref(), monitor);
-    if !empty.is_owner() {
-        return Err(
-            Error::new(Kind::Conflict, "another process has the local index open")
-                .hint("try again when it is done"),
-        );
-    }
+    };
+    let empty = Index::make_anew(&dir)?;
     let exist: HashSet<_> = store
         .list("packs")?
         .iter()
@@ -77,17 +70,21 @@ pub fn rebuild_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt
     }
     for id in exist.difference(&done) {
         keep_going(monitor)?;
-        let (pack_len, tail) = pack::directories::read_tail(store, *id)?;
-        match Directory::decode(*id, &tail, pack_len) {
+        let read = pack::directories::read_tail(store, *id).and_then(|(pack_len, tail)| {
+            Directory::decode(*id, &tail, pack_len)
+                .map_err(|e| Error::stored(pack::object_name(*id), e))
+        });
+        match read {
             Ok(directory) => {
                 empty.insert(*id, &directory.ids)?;
                 out.ids += directory.ids.len() as u64;
                 out.packs += 1;
             }
-            Err(e) => monitor.warning(&format!(
-                "a pack is left out: {}",
-                Error::stored(pack::object_name(*id), e)
-            )),
+            // Damaged, or removed by a collector since it was listed.
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound | Kind::Unsupported) => {
+                monitor.warning(&format!("a pack is left out: {e}"));
+            }
+            Err(e) => return Err(e),
         }
     }
     out.packs += done.len() as u64;

@@ -77,17 +77,40 @@ fn number(bytes: &[u8]) -> Option<u32> {
 }
 
 impl LocalIndex {
-    /// Opens or makes the index in `dir`. If another process has it, reads beside that one.
-    pub fn open(dir: &Path) -> Result<Self> {
+    /// Removes the index in `dir` and makes an empty one. If another process has it, that is a conflict and nothing is removed.
+    pub fn make_anew(dir: &Path) -> Result<Self> {
+        let lock = Self::lock_file(dir)?;
+        if lock.try_lock().is_err() {
+            return Err(
+                Error::new(Kind::Conflict, "another process has the local index open")
+                    .hint("try again when it is done"),
+            );
+        }
+        let db_dir = dir.join("db");
+        match std::fs::remove_dir_all(&db_dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("removing {}", db_dir.display()), e));
+            }
+            _ => drop(lock),
+        }
+        Self::open(dir)
+    }
+
+    fn lock_file(dir: &Path) -> Result<File> {
         std::fs::create_dir_all(dir)
             .map_err(|e| Error::io(format!("making {}", dir.display()), e))?;
-        let lock_path = dir.join("lock");
+        let path = dir.join("lock");
         let lock = File::options()
             .create(true)
             .truncate(false)
             .write(true)
-            .open(&lock_path);
-        let lock = lock.map_err(|e| Error::io(format!("opening {}", lock_path.display()), e))?;
+            .open(&path);
+        lock.map_err(|e| Error::io(format!("opening {}", path.display()), e))
+    }
+
+    /// Opens or makes the index in `dir`. If another process has it, reads beside that one.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let lock = Self::lock_file(dir)?;
         let db_dir = dir.join("db");
         let cache = Cache::new_lru_cache(limits::INDEX_CACHE);
         if lock.try_lock().is_err() {

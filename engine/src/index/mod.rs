@@ -114,6 +114,25 @@ impl Index {
         Self::default()
     }
 
+    /// Removes the copy in `dir` and opens an empty one. If another process has it, that is a conflict and nothing is removed.
+    #[cfg(feature = "rocksdb")]
+    pub fn make_anew(dir: &Path) -> Result<Self> {
+        let local = local::LocalIndex::make_anew(dir)?;
+        Ok(Self {
+            local: Some(std::sync::Arc::new(local)),
+        })
+    }
+
+    /// Without the feature there is no index to make.
+    #[cfg(not(feature = "rocksdb"))]
+    pub fn make_anew(_dir: &Path) -> Result<Self> {
+        Err(crate::error::Error::new(
+            crate::error::Kind::Unsupported,
+            "this program was built without an index",
+        )
+        .hint("build it with the feature `rocksdb`"))
+    }
+
     /// Opens the copy in `dir` as it is.
     #[must_use]
     pub fn open_without_segments(dir: Option<&Path>, monitor: &dyn Monitor) -> Self {
@@ -130,16 +149,6 @@ impl Index {
         }
         let _ = (dir, monitor);
         Self::default()
-    }
-
-    /// False if there is no index, or if another process has it: nothing can be added.
-    #[must_use]
-    pub fn is_owner(&self) -> bool {
-        #[cfg(feature = "rocksdb")]
-        if let Some(local) = &self.local {
-            return local.is_owner();
-        }
-        false
     }
 
     /// True if it has no pack at all: a look-up would find nothing.

@@ -57,7 +57,15 @@ fn show(name: &[u8]) -> String {
 impl Facts {
     /// Adds a warning for the snapshot's record.
     pub(super) fn warn(&mut self, text: impl Into<String>) {
-        self.warnings.push(text.into());
+        // The first ones tell; an archive of a million strange members must not fill the memory.
+        if self.warnings.len() <= limits::WARNINGS {
+            let mut text: String = text.into();
+            if let Some((at, _)) = text.char_indices().nth(limits::WARNING_LEN) {
+                text.truncate(at);
+                text.push('…');
+            }
+            self.warnings.push(text);
+        }
     }
 
     /// How many of a member's first bytes [`Self::learn`] wants to see; 0: none.
@@ -326,7 +334,13 @@ impl Facts {
                         &mut warnings,
                     );
                 }
-                if map.present_pages().is_err() || map.parent_pages().is_err() || !map.is_plain() {
+                // No process has 2^52 pages; a manifest's numbers could not hold them.
+                let too_many = map.entries.iter().any(|entry| entry.nr_pages >= 1 << 52);
+                if too_many
+                    || map.present_pages().is_err()
+                    || map.parent_pages().is_err()
+                    || !map.is_plain()
+                {
                     continue;
                 }
                 let runs = map.entries.iter().filter_map(|entry| {

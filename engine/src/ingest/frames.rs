@@ -49,6 +49,8 @@ pub(super) struct FrameSink<'r> {
     /// Packs of this session whose ids are in no segment yet.
     unlisted: Vec<PackIds>,
     segments: Vec<SegmentId>,
+    /// Packs that were put since they were last asked for.
+    ended: Vec<PackId>,
     put: Put,
     index_results: (mpsc::Sender<Result<()>>, mpsc::Receiver<Result<()>>),
     index_jobs: usize,
@@ -65,6 +67,7 @@ impl<'r> FrameSink<'r> {
             pack: None,
             unlisted: Vec::new(),
             segments: Vec::new(),
+            ended: Vec::new(),
             put: Put::default(),
             index_results: mpsc::channel(),
             index_jobs: 0,
@@ -130,6 +133,11 @@ impl<'r> FrameSink<'r> {
         Ok(())
     }
 
+    /// The packs that were put since the last call.
+    pub(super) fn ended_packs(&mut self) -> impl Iterator<Item = PackId> {
+        std::mem::take(&mut self.ended).into_iter()
+    }
+
     fn end_pack(&mut self, index: &Index, directories: &Directories) -> Result<()> {
         let Some(pack) = self.pack.take() else {
             return Ok(());
@@ -154,6 +162,7 @@ impl<'r> FrameSink<'r> {
             };
             let _ = done.send(inserted);
         });
+        self.ended.push(sealed.id);
         self.unlisted.push(PackIds {
             pack: sealed.id,
             pack_len,

@@ -94,16 +94,23 @@ pub fn import(
         .map_err(|e| unreadable(&opened.name, e))?;
     let plan = Plan::new(repo, &facts, options, monitor)?;
     let place = plan.place();
-    run(repo, opened, facts, plan, options, monitor).map_err(|e| match repo.is_buried(place) {
-        // Whatever failed, that is why: a collector took what was put so far for garbage.
-        true => Error::new(
-            Kind::Conflict,
-            "the session was ended by somebody else while it was at work",
-        )
-        .hint("nothing is lost; import the archive again")
-        .because(e),
-        false => e,
-    })
+    run(repo, opened, facts, plan, options, monitor).map_err(|e| explain(repo, place, e))
+}
+
+/// Whatever failed in a session that was ended by somebody else, that is why: a collector took what was put so far for garbage.
+fn explain(repo: &Repository, place: Place, e: Error) -> Error {
+    if e.kind() == Kind::Interrupted {
+        return e;
+    }
+    let Some(reason) = repo.burial(place) else {
+        return e;
+    };
+    Error::new(
+        Kind::Conflict,
+        format!("the session was ended by somebody else while it was at work ({reason})"),
+    )
+    .hint("nothing is lost; import the archive again")
+    .because(e)
 }
 
 fn run(
@@ -397,7 +404,7 @@ impl<'r> Plan<'r> {
         if !facts.is_checkpoint() {
             facts.warn("there are no CRIU images in it; it is stored as it is");
         }
-        let requires = self.parent(repo, &maps, options, &mut facts)?;
+        let parent = self.parent(repo, &maps, options, &mut facts)?;
         let page_size = maps
             .iter()
             .find(|map| !map.stale)
@@ -415,6 +422,14 @@ impl<'r> Plan<'r> {
             maps,
         };
         let bytes = manifest.encode();
+        // What no reader would take must not be committed: names that are too long, more streams or slices than are accepted.
+        Manifest::decode(&bytes).map_err(|e| {
+            Error::new(
+                Kind::Invalid,
+                format!("the archive cannot be described: {e}"),
+            )
+            .hint("it has more members, or longer names, than are accepted; nothing was stored")
+        })?;
         let id = ManifestId::from_bytes(random_id(repo.env()));
         let manifest = ManifestRef {
             id,
@@ -426,9 +441,8 @@ impl<'r> Plan<'r> {
         let (finished, index) = uploading.finish()?;
         let mut warnings = facts.take_warnings();
         if warnings.len() > limits::WARNINGS {
-            let more = warnings.len() - limits::WARNINGS;
             warnings.truncate(limits::WARNINGS);
-            warnings.push(format!("and {more} more warnings"));
+            warnings.push("and more warnings".to_owned());
         }
         warnings.iter().for_each(|warning| monitor.warning(warning));
         let elapsed = repo.env().elapsed().saturating_sub(self.started);
@@ -449,7 +463,7 @@ impl<'r> Plan<'r> {
                 elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             },
             base: base.map(|base| base.id),
-            requires,
+            requires: parent.map(|place| place.snapshot),
             labels: options.labels.clone(),
             origin: options.origin,
             group: options.group.clone(),
@@ -457,6 +471,18 @@ impl<'r> Plan<'r> {
             warnings,
         };
         keep_going(monitor)?;
+        // A deletion looks for who needs a snapshot before it takes it; the other way round, this looks once more. What is between this look and the commit
+        // is one put.
+        if let Some(place) = parent.filter(|place| repo.burial(*place).is_some()) {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!(
+                    "snapshot {}, which holds pages of this checkpoint, was deleted meanwhile",
+                    place.snapshot
+                ),
+            )
+            .hint("import the parent's archive again, then this one"));
+        }
         repo.commit(&self.session, &snapshot)?;
         let index_lookups = index.lookups();
         finished.settle_index(&index);
@@ -473,7 +499,7 @@ impl<'r> Plan<'r> {
         maps: &[PageMap],
         options: &ImportOptions,
         facts: &mut Facts,
-    ) -> Result<Option<SnapshotId>> {
+    ) -> Result<Option<Place>> {
         let needed: Vec<_> = maps
             .iter()
             .filter(|map| !map.stale && parent_pages(map) > 0)
@@ -481,7 +507,9 @@ impl<'r> Plan<'r> {
         if needed.is_empty() && options.criu_parent.is_none() {
             return Ok(None);
         }
-        let pages: u64 = needed.iter().map(|map| parent_pages(map)).sum();
+        let pages: u64 = needed
+            .iter()
+            .fold(0, |sum, map| sum.saturating_add(parent_pages(map)));
         let list = match &options.criu_parent {
             Some(text) => {
                 let list = repo.snapshots()?;
@@ -502,7 +530,10 @@ impl<'r> Plan<'r> {
             let covers =
                 |manifest: Manifest| needed.iter().all(|map| covers(&manifest, map, whole));
             if repo.manifest(record).is_ok_and(covers) {
-                return Ok(Some(record.id));
+                return Ok(Some(Place {
+                    lineage: record.lineage,
+                    snapshot: record.id,
+                }));
             }
         }
         if options.criu_parent.is_some() {

@@ -9,7 +9,7 @@ use cryostore_format::snapshot::ArchiveKind;
 use super::facts::Facts;
 use super::stream::{OpenStream, StreamSpec};
 use super::writer::Writer;
-use super::{BaseChoice, ImportOptions, Imported, Made, Plan};
+use super::{BaseChoice, ImportOptions, Imported, Made, Plan, explain};
 use crate::archive::directory::stream_header;
 use crate::archive::tar::BLOCK;
 use crate::error::{Error, Kind, Result};
@@ -137,7 +137,8 @@ impl<'r> StreamImport<'r> {
         open.len += bytes.len() as u64;
         let take = open.wanted.saturating_sub(open.kept.len()).min(bytes.len());
         open.kept.extend_from_slice(&bytes[..take]);
-        self.writer.write(&mut open.stream, bytes)
+        let written = self.writer.write(&mut open.stream, bytes);
+        written.map_err(|e| explain(self.repo, self.plan.place(), e))
     }
 
     /// Ends a stream.
@@ -145,7 +146,8 @@ impl<'r> StreamImport<'r> {
         let Some(open) = Self::get(&mut self.open, id)?.take() else {
             return Ok(());
         };
-        let stream = self.writer.close(open.stream)?;
+        let closed = self.writer.close(open.stream);
+        let stream = closed.map_err(|e| explain(self.repo, self.plan.place(), e))?;
         self.facts.member(&open.name, open.len, 0);
         if open.wanted > 0 {
             self.facts.learn(&open.name, &open.kept);
@@ -204,7 +206,8 @@ impl<'r> StreamImport<'r> {
             outer: None,
             layout,
         };
-        self.plan.commit(
+        let (repo, place) = (self.repo, self.plan.place());
+        let committed = self.plan.commit(
             self.repo,
             self.writer,
             self.facts,
@@ -212,6 +215,7 @@ impl<'r> StreamImport<'r> {
             None,
             &self.options,
             self.monitor,
-        )
+        );
+        committed.map_err(|e| explain(repo, place, e))
     }
 }

@@ -3,6 +3,7 @@
 //! Always: the layout and the streams give the tar back byte for byte, whatever the members hold. Page images are cut on pages, tars within are
 //! opened, gzip data within is opened where that is proved to give the same bytes back. Never: a member in memory that is not bounded.
 
+use cryostore_format::limits as format_limits;
 use cryostore_format::manifest::{Layout, Piece, Role};
 
 use super::facts::Facts;
@@ -89,7 +90,7 @@ impl<'r> TarFront<'r> {
                         self.write_layout(writer)?;
                     }
                 }
-                Span::Member(member) => self.begin(&member, facts),
+                Span::Member(member) => self.begin(&member, facts)?,
                 Span::Data(len) => {
                     let (data, rest) = bytes.split_at(len);
                     self.data(data, writer, facts)?;
@@ -154,7 +155,15 @@ impl<'r> TarFront<'r> {
         Ok(())
     }
 
-    fn begin(&mut self, member: &Member, facts: &mut Facts) {
+    fn begin(&mut self, member: &Member, facts: &mut Facts) -> Result<()> {
+        let name_len = member.name.len() as u64;
+        if name_len > format_limits::NAME_MAX {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("the member at byte {} has a name of {name_len} bytes, at most {} are accepted", member.offset, format_limits::NAME_MAX),
+            )
+            .hint("no file system has such names: look where the archive comes from; nothing was stored"));
+        }
         facts.member(&member.name, member.len, member.mtime);
         self.current = (member.len > 0).then(|| Current {
             name: member.name.clone(),
@@ -163,6 +172,7 @@ impl<'r> TarFront<'r> {
             kept: Vec::new(),
             wanted: facts.wants(&member.name, member.len),
         });
+        Ok(())
     }
 
     fn data(&mut self, data: &[u8], writer: &mut Writer<'r>, facts: &mut Facts) -> Result<()> {

@@ -3,7 +3,7 @@
 //! Always: each byte is in exactly one of the four classes; a pack is referred to only after a look that the store has it, or when this
 //! session put it. Base first, then this session's own chunks, then the entry after the last hit, then the index. Never: knows what a tar is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use cryostore_format::manifest::{Body, Role, Stream, StreamIndex, Transform};
@@ -57,6 +57,8 @@ pub(super) struct Writer<'r> {
     packs: PackTable,
     /// Packs that were looked for.
     exists: HashMap<PackId, bool>,
+    /// Those of them that are not there, or not whole, for sure.
+    gone: HashSet<PackId>,
     /// The entry after the last hit.
     guess: Option<(PackId, Arc<PackDirectory>, u32)>,
     streams: Vec<Option<Stream>>,
@@ -130,6 +132,7 @@ impl<'r> Writer<'r> {
             known: HashMap::new(),
             packs: PackTable::default(),
             exists: HashMap::new(),
+            gone: HashSet::new(),
             guess: None,
             streams: Vec::new(),
             writing: None,
@@ -260,11 +263,11 @@ impl<'r> Writer<'r> {
         if Digest::of(bytes) != digest {
             return Ok(None);
         }
-        let (Some(plain), Some(corrections)) =
-            (self.copy_of(base, plain), self.copy_of(base, corrections))
-        else {
+        let copies = (self.copy_of(base, plain), self.copy_of(base, corrections));
+        let (Some((plain, plain_len)), Some((corrections, corrections_len))) = copies else {
             return Ok(None);
         };
+        count(&mut self.classes.same, 0, plain_len + corrections_len);
         let number = |n: usize| {
             StreamIndex::try_from(n).map_err(|_| Error::new(Kind::Internal, "too many streams"))
         };
@@ -278,10 +281,10 @@ impl<'r> Writer<'r> {
     }
 
     /// A stream of the base with its packs' numbers in this manifest; none if one of them is missing.
-    fn copy_of(&mut self, base: &Base, stream: StreamIndex) -> Option<Stream> {
+    fn copy_of(&mut self, base: &Base, stream: StreamIndex) -> Option<(Stream, u64)> {
         let found = base.manifest.streams.get(stream as usize)?;
         let mut recipe = RecipeWriter::new(found.page_size);
-        let mut same = ClassCount::default();
+        let mut same = 0;
         for slice in base.manifest.slices(stream)? {
             let slice = match slice.ok()? {
                 Slice::Zero { len } => Slice::Zero { len },
@@ -298,14 +301,17 @@ impl<'r> Writer<'r> {
                     })
                 }
             };
-            count(&mut same, 0, slice.len());
+            same += slice.len();
             recipe.push(slice);
         }
-        count(&mut self.classes.same, same.pages, same.bytes);
-        Some(Stream {
-            body: Body::Recipe(recipe.finish()),
-            ..found.clone()
-        })
+        let body = Body::Recipe(recipe.finish());
+        Some((
+            Stream {
+                body,
+                ..found.clone()
+            },
+            same,
+        ))
     }
 
     fn keep(&mut self, number: StreamIndex, stream: Stream) -> Result<StreamIndex> {
@@ -496,6 +502,9 @@ impl<'r> Writer<'r> {
         let found = self.repo.store().len(&object_name(pack));
         let whole = matches!(found, Ok(Some(len)) if len == directory.pack_len());
         if !whole {
+            if found.is_ok() {
+                self.gone.insert(pack);
+            }
             let found = match found {
                 Ok(Some(len)) => format!("has {len} bytes, not {}", directory.pack_len()),
                 Ok(None) => "is missing".to_owned(),
@@ -632,7 +641,12 @@ impl<'r> Writer<'r> {
                 .then(|| self.directory(pack))
                 .flatten();
             let Some(directory) = directory else {
-                self.index().forget(pack)?;
+                // A store that does not answer right now is no reason to forget; an index that fails is no reason to stop.
+                if self.gone.contains(&pack)
+                    && let Err(e) = self.index().forget(pack)
+                {
+                    tracing::debug!("{e}");
+                }
                 continue;
             };
             // The index may be wrong about a pack; the pack's own directory is not.
@@ -735,7 +749,11 @@ impl<'r> Writer<'r> {
 
     fn seal(&mut self) -> Result<()> {
         let index = self.index().clone();
-        self.sink.seal(&index, &self.directories)
+        self.sink.seal(&index, &self.directories)?;
+        // What this session puts is there when it commits, even if it is still on its way now.
+        self.exists
+            .extend(self.sink.ended_packs().map(|pack| (pack, true)));
+        Ok(())
     }
 
     fn settle(&mut self, stream: &mut OpenStream<'r>) {

@@ -109,9 +109,12 @@ impl Repository {
             .map_err(|e| Error::new(Kind::Internal, "a tombstone").because(e))
     }
 
-    /// True if a place was taken by a tombstone.
-    pub(crate) fn is_buried(&self, place: Place) -> bool {
-        matches!(self.entry(place), Ok(Some(Entry::Tombstone(_))))
+    /// Why a place was taken by a tombstone, if it was.
+    pub(crate) fn burial(&self, place: Place) -> Option<String> {
+        match self.entry(place) {
+            Ok(Some(Entry::Tombstone(tombstone))) => Some(tombstone.reason),
+            _ => None,
+        }
     }
 
     /// What is at a place, if anything is.

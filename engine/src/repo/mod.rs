@@ -145,19 +145,6 @@ impl Repository {
         Manifest::decode(&bytes).map_err(|e| Error::stored(name, e))
     }
 
-    /// Removes the node's copy of the index; it is filled again from the store.
-    pub fn drop_index(&self) -> Result<()> {
-        let Some(dir) = self.index_dir() else {
-            return Ok(());
-        };
-        match std::fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format!("removing {}", dir.display()), e))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Directory of the node's copy of the index.
     #[must_use]
     pub fn index_dir(&self) -> Option<PathBuf> {

@@ -5,6 +5,7 @@
 //! What is decided here is only what the kernel proves: the owner of a session on this node holds a file lock.
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use cryostore_format::session::{Place, SessionRecord, Work};
@@ -96,24 +97,35 @@ impl Drop for Session<'_> {
     }
 }
 
+/// What the kernel made up when this system started.
+fn boot_id() -> Option<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
+}
+
 impl Repository {
     /// Locks the node's own mark of a session for as long as the process lives.
     fn lock_session(&self, id: SessionId) -> Option<(File, PathBuf)> {
         let dir = self.cache()?.join("sessions");
         std::fs::create_dir_all(&dir).ok()?;
         let path = dir.join(id.to_string());
-        let file = File::create(&path).ok()?;
+        let mut file = File::create(&path).ok()?;
         file.try_lock().ok()?;
+        file.write_all(boot_id()?.as_bytes()).ok()?;
         Some((file, path))
     }
 
-    /// True if the session's process was on this node and is gone: its mark is here, and nobody holds it.
+    /// True if the session's process was on this node, since it was started, and is gone: its mark is here, and nobody holds it. A cache that came from
+    /// another machine, or that two machines see without seeing each other's locks, proves nothing: the mark names the start of the system.
     fn session_is_dead(&self, id: SessionId) -> bool {
         let Some(cache) = self.cache() else {
             return false;
         };
         match File::open(cache.join("sessions").join(id.to_string())) {
-            Ok(file) => file.try_lock_shared().is_ok(),
+            Ok(mut file) => {
+                let mut marked = String::new();
+                let read = file.read_to_string(&mut marked);
+                read.is_ok() && boot_id() == Some(marked) && file.try_lock_shared().is_ok()
+            }
             Err(_) => false,
         }
     }

@@ -219,12 +219,15 @@ impl<'m> Plan<'m> {
     /// The next window; none at the end.
     pub(super) fn next_window(&mut self) -> Result<Option<Window>> {
         let mut parts: Vec<Part> = Vec::new();
-        let mut len = 0;
-        while len < limits::WINDOW_LEN {
+        let (mut len, mut stored) = (0, 0);
+        while len < limits::WINDOW_LEN && stored < limits::WINDOW_STORED {
             let Some(part) = self.next_part(limits::WINDOW_LEN - len)? else {
                 break;
             };
             len += part.len;
+            if let From::Frame(slice, _) = part.from {
+                stored += u64::from(slice.frame.stored_len);
+            }
             match parts.last_mut() {
                 Some(Part {
                     len,

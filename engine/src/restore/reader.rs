@@ -187,10 +187,12 @@ impl<'r> CheckpointReader<'r> {
                         .streams
                         .get(stream as usize)
                         .map_or(0, |s| u64::from(s.phase));
-                    return self.page_of(
-                        stream,
-                        phase + (in_image + within) * u64::from(map.page_size),
-                    );
+                    // A page map may claim more pages than there are bytes in the world.
+                    let at = in_image
+                        .checked_add(within)
+                        .and_then(|page| page.checked_mul(map.page_size.into()))
+                        .and_then(|at| at.checked_add(phase));
+                    return at.map_or(Ok(None), |at| self.page_of(stream, at));
                 }
                 (None, RunPlace::Image) => in_image = in_image.saturating_add(run.pages),
                 (None, RunPlace::Parent) => {}
@@ -285,7 +287,7 @@ impl<'r> CheckpointReader<'r> {
         for slice in self.manifest.slices(stream).into_iter().flatten() {
             let slice = slice.map_err(|e| Error::stored("the manifest", e))?;
             out.push((at, slice));
-            at += slice.len();
+            at = u64::saturating_add(at, slice.len());
         }
         let out = Arc::new(out);
         known.insert(stream, Arc::clone(&out));

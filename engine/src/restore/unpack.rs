@@ -3,7 +3,7 @@
 //! Always: the directory appears when all is in it and the archive's digest was right. Names that are absolute, hold `..`, or would lead through a
 //! link are refused; links are made last, so that nothing is ever written through one. Never: sets owners, or makes devices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -127,6 +127,7 @@ struct Unpacker {
     /// Directories and their modes, set last: one may forbid writing.
     dirs: BTreeMap<PathBuf, u32>,
     links: Vec<(PathBuf, Vec<u8>)>,
+    link_names: HashSet<PathBuf>,
     stats: UnpackStats,
 }
 
@@ -139,6 +140,7 @@ impl Unpacker {
             mtime: 0,
             dirs: BTreeMap::new(),
             links: Vec::new(),
+            link_names: HashSet::new(),
             stats: UnpackStats::default(),
         }
     }
@@ -177,8 +179,10 @@ impl Unpacker {
         if path.as_os_str().is_empty() {
             return Ok(());
         }
-        let through = |link: &(PathBuf, Vec<u8>)| path.starts_with(&link.0);
-        if self.links.iter().any(through) {
+        if path
+            .ancestors()
+            .any(|above| self.link_names.contains(above))
+        {
             return Err(invalid(format!(
                 "the member `{}` leads through a symbolic link",
                 shown.escape_debug()
@@ -205,7 +209,10 @@ impl Unpacker {
                 self.file = Some(file);
                 self.stats.files += 1;
             }
-            EntryType::Symlink => self.links.push((path, member.link.clone())),
+            EntryType::Symlink => {
+                self.link_names.insert(path.clone());
+                self.links.push((path, member.link.clone()));
+            }
             EntryType::HardLink => {
                 let linked = safe_path(&member.link).map(|path| self.root.join(path));
                 let linked =

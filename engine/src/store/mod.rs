@@ -200,6 +200,7 @@ impl Store {
     #[must_use]
     pub fn uploads(&self, limit: usize) -> Uploads {
         Uploads {
+            failed: false,
             store: self.clone(),
             tasks: self.bridge.tasks(limit),
         }
@@ -288,7 +289,8 @@ impl Store {
 
 /// `<kind>/…/<32 hexadecimal digits>#<number>`, of a kind that is ours.
 fn is_leftover(name: &str) -> bool {
-    let ours = ["packs/", "index/", "manifests/", "snapshots/", "sessions/"];
+    // Records are written at any time, by deletions and by sessions that begin: what is left of these stays, some hundred bytes.
+    let ours = ["packs/", "index/", "manifests/"];
     let file = name.rsplit('/').next().unwrap_or_default();
     let Some((id, number)) = file.split_once('#') else {
         return false;
@@ -309,10 +311,15 @@ fn find_leftovers(root: &FsPath, dir: &FsPath, out: &mut Vec<Listed>) -> std::io
         } else if let Some(name) = path.strip_prefix(root).ok().and_then(FsPath::to_str)
             && is_leftover(name)
         {
-            out.push(Listed {
-                name: name.to_owned(),
-                len: entry.metadata()?.len(),
-            });
+            match entry.metadata() {
+                Ok(meta) => out.push(Listed {
+                    name: name.to_owned(),
+                    len: meta.len(),
+                }),
+                // A write that went on, or another collection.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
         }
     }
     Ok(())
@@ -333,6 +340,8 @@ fn io_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std:
 /// Puts that run beside the caller.
 #[derive(Debug)]
 pub struct Uploads {
+    /// A put has failed: whatever else succeeds, not all is there.
+    failed: bool,
     store: Store,
     tasks: Tasks<()>,
 }
@@ -341,7 +350,8 @@ impl Uploads {
     /// Starts a put of a new object under a random name. Errors of earlier ones come out here too.
     pub fn put(&mut self, name: String, bytes: Bytes) -> Result<()> {
         let store = self.store.clone();
-        self.tasks.start(async move {
+        self.check()?;
+        let started = self.tasks.start(async move {
             let payload = PutPayload::from_bytes(bytes);
             store
                 .objects
@@ -349,12 +359,26 @@ impl Uploads {
                 .await
                 .map(drop)
                 .map_err(|e| store.error("writing", &name, e))
-        })?;
+        });
+        self.failed |= started.is_err();
+        started.map(drop)
+    }
+
+    /// After one failure nothing can be complete any more, whatever the caller makes of the error.
+    fn check(&self) -> Result<()> {
+        if self.failed {
+            return Err(Error::new(
+                Kind::Unavailable,
+                "an earlier object of this session could not be written",
+            )
+            .hint("begin the import again; nothing was committed"));
+        }
         Ok(())
     }
 
     /// Waits until all are done.
     pub fn finish(mut self) -> Result<()> {
+        self.check()?;
         while self.tasks.next()?.is_some() {}
         Ok(())
     }

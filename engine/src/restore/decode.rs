@@ -210,7 +210,7 @@ pub(super) fn read_stream(
     Ok(out)
 }
 
-/// Decodes parts into exactly `out`, which is zero.
+/// Decodes parts into exactly `out`; every byte of it is written.
 pub(super) fn decode(
     manifest: &Manifest,
     parts: &[Part],
@@ -225,7 +225,7 @@ pub(super) fn decode(
         let (target, after) = rest.split_at_mut(len);
         rest = after;
         match part.from {
-            From::Zero => {}
+            From::Zero => target.fill(0),
             From::Frame(slice, _) => jobs
                 .entry(key(&slice.frame))
                 .or_default()
@@ -308,7 +308,7 @@ pub(super) fn decode_window(
     count: &mut Fetched,
     mut buffer: Vec<u8>,
 ) -> Result<Vec<u8>> {
-    buffer.clear();
+    // What an earlier window left is written over: clearing it would cost as much as a copy.
     buffer.resize(window.len, 0);
     decode(
         manifest,

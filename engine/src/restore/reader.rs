@@ -125,7 +125,6 @@ impl<'r> CheckpointReader<'r> {
         }
         let len = usize::try_from(at.saturating_sub(offset)).unwrap_or(0);
         let out = &mut out[..len];
-        out.fill(0);
         self.read_parts(&parts, out)?;
         Ok(len)
     }

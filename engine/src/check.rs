@@ -11,7 +11,7 @@ use cryostore_format::{PackId, SnapshotId, limits as format_limits};
 use rayon::prelude::*;
 
 use crate::codec::frame;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::index::segments;
 use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack;
@@ -372,19 +372,4 @@ fn check_segments(repo: &Repository, report: &mut CheckReport) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// One line for an error message.
-#[must_use]
-pub fn summary(report: &CheckReport) -> Option<Error> {
-    if report.problems.is_empty() {
-        return None;
-    }
-    let text = format!(
-        "{} problems, {} of {} snapshots cannot be given back whole",
-        report.problems.len(),
-        report.lost_snapshots.len(),
-        report.snapshots
-    );
-    Some(Error::new(Kind::Corrupt, text).hint("restore the objects that are named from a copy, or delete the snapshots and run `cryostore gc`"))
 }

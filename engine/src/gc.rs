@@ -252,7 +252,8 @@ fn judge(seen: &Seen, name: &str) -> Judgement {
     }
 }
 
-/// Removes garbage. Packs go first and tombstones last, so that a crash between leaves only what the next run finds again.
+/// Removes garbage. Tombstones go last; nothing else needs an order, since nothing that stays refers to any of it: a crash between leaves only what
+/// the next run finds again.
 fn apply(repo: &Repository, garbage: &[Garbage], monitor: &dyn Monitor) -> Result<()> {
     let index = Index::open_without_segments(
         repo.index_dir().as_deref().filter(|dir| dir.exists()),

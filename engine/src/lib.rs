@@ -36,9 +36,7 @@ mod store;
 pub use cryostore_format as format;
 pub use env::{Env, SystemEnv};
 pub use error::{Error, Kind, Result};
-pub use ingest::{
-    BaseChoice, ImportOptions, Imported, Source, StreamId, StreamImport, import, map_name,
-};
+pub use ingest::{BaseChoice, ImportOptions, Imported, Source, StreamId, StreamImport, import};
 pub use monitor::{Deadline, Monitor, Phase, Silent};
 pub use rebuild::{Rebuilt, rebuild_index};
 pub use repo::{Filter, LiveSession, Repository, SnapshotList};

@@ -17,7 +17,7 @@ mod writer;
 use std::io::Read;
 use std::sync::mpsc;
 
-use cryostore_format::manifest::{Layout, Manifest, MapOf, PageMap, Role as StreamRole, RunPlace};
+use cryostore_format::manifest::{Layout, Manifest, PageMap, Role as StreamRole, RunPlace};
 use cryostore_format::repository::Role;
 use cryostore_format::session::{Place, Work};
 use cryostore_format::snapshot::{
@@ -618,13 +618,4 @@ fn covers(manifest: &Manifest, map: &PageMap, parents_count: bool) -> bool {
             }
             at >= end
         })
-}
-
-/// What a page map describes, for messages.
-#[must_use]
-pub fn map_name(of: MapOf) -> String {
-    match of {
-        MapOf::Process(pid) => format!("process {pid}"),
-        MapOf::SharedMemory(id) => format!("shared memory {id}"),
-    }
 }

@@ -142,8 +142,8 @@ impl<'r> Writer<'r> {
         }
     }
 
-    /// Begins a stream. Streams may be open side by side, and may come in any order; frames are fullest when they come one after the other.
-    pub(super) fn open(&mut self, spec: StreamSpec) -> Result<OpenStream<'r>> {
+    /// The number of another stream.
+    fn reserve(&mut self) -> Result<StreamIndex> {
         let number = StreamIndex::try_from(self.streams.len())
             .ok()
             .filter(|n| u64::from(*n) < cryostore_format::limits::STREAMS_MAX)
@@ -154,6 +154,18 @@ impl<'r> Writer<'r> {
                 )
             })?;
         self.streams.push(None);
+        Ok(number)
+    }
+
+    /// A stream that is complete.
+    fn add(&mut self, stream: Stream) -> Result<StreamIndex> {
+        let number = self.reserve()?;
+        self.keep(number, stream)
+    }
+
+    /// Begins a stream. Streams may be open side by side, and may come in any order; frames are fullest when they come one after the other.
+    pub(super) fn open(&mut self, spec: StreamSpec) -> Result<OpenStream<'r>> {
+        let number = self.reserve()?;
         let cut = match &spec.pages {
             Some(pages) => Cut::Pages {
                 page_size: pages.page_size as usize,
@@ -217,9 +229,6 @@ impl<'r> Writer<'r> {
         plain: StreamIndex,
         corrections: StreamIndex,
     ) -> Result<StreamIndex> {
-        let number = StreamIndex::try_from(self.streams.len())
-            .map_err(|_| Error::new(Kind::Internal, "too many streams"))?;
-        self.streams.push(None);
         let body = Body::Derived {
             transform: Transform::Gzip,
             plain,
@@ -234,7 +243,7 @@ impl<'r> Writer<'r> {
             digest: Digest::of(bytes),
             body,
         };
-        self.keep(number, stream)
+        self.add(stream)
     }
 
     /// The base's derived stream of this name, taken over if it has these very bytes: that its parts give them was proved when
@@ -268,14 +277,7 @@ impl<'r> Writer<'r> {
             return Ok(None);
         };
         count(&mut self.classes.same, 0, plain_len + corrections_len);
-        let number = |n: usize| {
-            StreamIndex::try_from(n).map_err(|_| Error::new(Kind::Internal, "too many streams"))
-        };
-        let mut add = |stream: Stream| {
-            self.streams.push(Some(stream));
-            number(self.streams.len() - 1)
-        };
-        let (plain, corrections) = (add(plain)?, add(corrections)?);
+        let (plain, corrections) = (self.add(plain)?, self.add(corrections)?);
         self.derived(name.to_vec(), bytes, plain, corrections)
             .map(Some)
     }

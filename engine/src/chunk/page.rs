@@ -5,6 +5,8 @@
 use cryostore_format::{ChunkHash, IdKey};
 use rayon::prelude::*;
 
+use super::lanes::{Lanes, SIDE_BY_SIDE};
+
 /// What one page is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page {
@@ -33,17 +35,42 @@ pub fn is_zero(mut bytes: &[u8]) -> bool {
 
 /// Looks at the pages of `page_len` bytes that `bytes` holds (the last may be shorter) and replaces `out` by what they are.
 pub fn look(key: &IdKey, bytes: &[u8], page_len: usize, out: &mut Vec<Page>) {
+    let lanes = Lanes::new(key);
+    out.clear();
+    out.resize(bytes.len().div_ceil(page_len), Page::Zero);
     bytes
-        .par_chunks(page_len)
-        .with_min_len(PAGES_PER_TASK)
-        .map(|page| {
-            if is_zero(page) {
-                Page::Zero
-            } else {
-                Page::Hash(key.chunk_hash(page))
-            }
-        })
-        .collect_into_vec(out);
+        .par_chunks(page_len * PAGES_PER_TASK)
+        .zip(out.par_chunks_mut(PAGES_PER_TASK))
+        .for_each(|(bytes, out)| look_at_some(key, &lanes, bytes, page_len, out));
+}
+
+fn look_at_some(key: &IdKey, lanes: &Lanes, bytes: &[u8], page_len: usize, out: &mut [Page]) {
+    let mut batch: [&[u8]; SIDE_BY_SIDE] = [&[]; SIDE_BY_SIDE];
+    let mut places = [0; SIDE_BY_SIDE];
+    let mut waiting = 0;
+    let end = |batch: &[&[u8]], places: &[usize], out: &mut [Page]| {
+        let mut hashes = [ChunkHash::default(); SIDE_BY_SIDE];
+        lanes.hash(batch, &mut hashes);
+        for (place, hash) in places.iter().zip(hashes) {
+            out[*place] = Page::Hash(hash);
+        }
+    };
+    for (place, page) in bytes.chunks(page_len).enumerate() {
+        if is_zero(page) {
+            continue;
+        }
+        if page.len() < page_len || !Lanes::takes(page_len) {
+            out[place] = Page::Hash(key.chunk_hash(page));
+            continue;
+        }
+        (batch[waiting], places[waiting]) = (page, place);
+        waiting += 1;
+        if waiting == SIDE_BY_SIDE {
+            end(&batch, &places, out);
+            waiting = 0;
+        }
+    }
+    end(&batch[..waiting], &places[..waiting], out);
 }
 
 #[cfg(test)]

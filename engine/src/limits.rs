@@ -7,7 +7,8 @@ pub const SLABS_WAITING: usize = 1;
 
 /// 64 KiB: ratios are flat beyond (1.91 at 64 KiB, zstd level 1), and a page that is read alone costs one frame.
 pub const FRAME_PLAIN: usize = 64 << 10;
-/// 32 frames of 64 KiB are compressed side by side: enough for every core, 2 MiB of memory.
+/// Frames that may still be at work when the next slab is looked at. With the slab's own 64 frames that is 6 MiB, and as much sealed: enough
+/// for every core while the next slab is hashed.
 pub const FRAMES_AT_ONCE: usize = 32;
 /// 16 MiB: a pack is one request to an object store; larger ones gain nothing there and cost memory.
 pub const PACK_LEN: usize = 16 << 20;

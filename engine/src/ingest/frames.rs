@@ -3,12 +3,12 @@
 //! Always: frames are numbered in the order in which they were begun, and end up in packs in that order. At most one frame is open,
 //! and it holds chunks of one stream. Never: more packs in memory than the one being filled and [`limits::UPLOADS`] on their way.
 
+use std::collections::VecDeque;
 use std::sync::mpsc;
 
 use cryostore_format::pack::FrameEntry;
 use cryostore_format::segment::PackIds;
 use cryostore_format::{ChunkHash, PackId, SegmentId};
-use rayon::prelude::*;
 
 use crate::codec::frame::{OpenFrame, SealedFrame};
 use crate::env::{Env, random_id};
@@ -36,14 +36,22 @@ pub(super) struct Put {
     pub(super) bytes: u64,
 }
 
+/// A frame that was sealed.
+type Sealed = (FrameNumber, Result<SealedFrame>);
+
+fn lost() -> Error {
+    Error::new(Kind::Internal, "a frame was lost while it was sealed")
+}
+
 /// Takes new chunks.
 #[derive(Debug)]
 pub(super) struct FrameSink<'r> {
     env: &'r dyn Env,
     uploads: Uploads,
     open: OpenFrame,
-    /// Closed, not sealed yet.
-    closed: Vec<OpenFrame>,
+    /// Closed, not in a pack yet, in order; what has been sealed out of turn waits here.
+    sealing: VecDeque<Option<Result<SealedFrame>>>,
+    sealed: (mpsc::Sender<Sealed>, mpsc::Receiver<Sealed>),
     placed: Vec<Placed>,
     pack: Option<PackWriter>,
     /// Packs of this session whose ids are in no segment yet.
@@ -62,7 +70,8 @@ impl<'r> FrameSink<'r> {
             env,
             uploads: store.uploads(limits::UPLOADS),
             open: OpenFrame::default(),
-            closed: Vec::new(),
+            sealing: VecDeque::new(),
+            sealed: mpsc::channel(),
             placed: Vec::new(),
             pack: None,
             unlisted: Vec::new(),
@@ -77,27 +86,28 @@ impl<'r> FrameSink<'r> {
     /// Takes in a chunk: number of its frame, and its number within.
     pub(super) fn push(&mut self, hash: ChunkHash, chunk: &[u8]) -> Result<(FrameNumber, u16)> {
         if !self.open.has_room(chunk.len()) {
-            self.close();
+            self.close()?;
         }
         let number = self.open.push(hash, chunk)?;
         Ok((self.open_number()?, number))
     }
 
     fn open_number(&self) -> Result<FrameNumber> {
-        FrameNumber::try_from(self.placed.len() + self.closed.len())
+        FrameNumber::try_from(self.placed.len() + self.sealing.len())
             .map_err(|_| Error::new(Kind::Unsupported, "more than 2^32 frames in one checkpoint"))
     }
 
-    /// Closes the open frame.
-    pub(super) fn close(&mut self) {
+    /// Closes the open frame; it is sealed beside the work.
+    pub(super) fn close(&mut self) -> Result<()> {
         if !self.open.is_empty() {
-            self.closed.push(std::mem::take(&mut self.open));
+            let number = self.open_number()?;
+            let (frame, done) = (std::mem::take(&mut self.open), self.sealed.0.clone());
+            self.sealing.push_back(None);
+            rayon::spawn(move || {
+                let _ = done.send((number, frame.seal()));
+            });
         }
-    }
-
-    /// True when so many frames wait that sealing them keeps all cores at work.
-    pub(super) fn has_batch(&self) -> bool {
-        self.closed.len() >= limits::FRAMES_AT_ONCE
+        Ok(())
     }
 
     /// Where a frame lies, once it was sealed.
@@ -105,30 +115,59 @@ impl<'r> FrameSink<'r> {
         self.placed.get(frame as usize)
     }
 
-    /// Seals all closed frames and adds them to packs.
-    pub(super) fn seal(&mut self, index: &Index, directories: &Directories) -> Result<()> {
-        while !self.closed.is_empty() {
-            let batch: Vec<_> = self
-                .closed
-                .drain(..self.closed.len().min(limits::FRAMES_AT_ONCE))
-                .collect();
-            let sealed: Vec<Result<SealedFrame>> =
-                batch.into_par_iter().map(OpenFrame::seal).collect();
-            for frame in sealed {
-                let frame = frame?;
-                let env = self.env;
-                let pack = self
-                    .pack
-                    .get_or_insert_with(|| PackWriter::new(PackId::from_bytes(random_id(env))));
-                let entry = pack.push(&frame)?;
-                self.placed.push(Placed {
-                    pack: pack.id(),
-                    entry,
-                });
-                if pack.is_full() {
-                    self.end_pack(index, directories)?;
-                }
+    /// True if no frame waits to be put into a pack.
+    pub(super) fn is_idle(&self) -> bool {
+        self.sealing.is_empty()
+    }
+
+    /// Adds to packs what has been sealed by now. Waits only when [`limits::FRAMES_AT_ONCE`] frames are at work.
+    pub(super) fn advance(&mut self, index: &Index, directories: &Directories) -> Result<()> {
+        self.add_sealed(limits::FRAMES_AT_ONCE, index, directories)
+    }
+
+    /// Adds all closed frames to packs.
+    pub(super) fn settle(&mut self, index: &Index, directories: &Directories) -> Result<()> {
+        self.add_sealed(0, index, directories)
+    }
+
+    /// Adds sealed frames to packs, in order, until no more than `left` are still at work.
+    fn add_sealed(&mut self, left: usize, index: &Index, directories: &Directories) -> Result<()> {
+        loop {
+            while let Some(Some(frame)) = self.sealing.front_mut().map(Option::take) {
+                self.sealing.pop_front();
+                self.add(&frame?, index, directories)?;
             }
+            let sealed = if self.sealing.len() > left {
+                self.sealed.1.recv().map_err(|_| lost())?
+            } else if let Ok(sealed) = self.sealed.1.try_recv() {
+                sealed
+            } else {
+                return Ok(());
+            };
+            let place = (sealed.0 as usize).checked_sub(self.placed.len());
+            *place
+                .and_then(|n| self.sealing.get_mut(n))
+                .ok_or_else(lost)? = Some(sealed.1);
+        }
+    }
+
+    fn add(
+        &mut self,
+        frame: &SealedFrame,
+        index: &Index,
+        directories: &Directories,
+    ) -> Result<()> {
+        let env = self.env;
+        let pack = self
+            .pack
+            .get_or_insert_with(|| PackWriter::new(PackId::from_bytes(random_id(env))));
+        let entry = pack.push(frame)?;
+        self.placed.push(Placed {
+            pack: pack.id(),
+            entry,
+        });
+        if pack.is_full() {
+            self.end_pack(index, directories)?;
         }
         Ok(())
     }
@@ -198,8 +237,8 @@ impl<'r> FrameSink<'r> {
 
     /// Ends frames, packs and segments; they may still be on their way.
     pub(super) fn end_frames(&mut self, index: &Index, directories: &Directories) -> Result<()> {
-        self.close();
-        self.seal(index, directories)?;
+        self.close()?;
+        self.settle(index, directories)?;
         self.end_pack(index, directories)?;
         self.put_segment()
     }

@@ -208,8 +208,8 @@ impl<'r> Writer<'r> {
             self.border(&mut stream)?;
         }
         if !stream.is_settled() {
-            self.sink.close();
-            self.seal()?;
+            self.sink.close()?;
+            self.seal(true)?;
             self.settle(&mut stream);
         }
         if !stream.is_settled() {
@@ -722,7 +722,7 @@ impl<'r> Writer<'r> {
                 count(&mut self.classes.new, pages, len);
                 if self.writing != Some(stream.number) {
                     // Frames never hold chunks of two streams.
-                    self.sink.close();
+                    self.sink.close()?;
                     self.writing = Some(stream.number);
                 }
                 let (frame, number) = self.sink.push(hash, chunk)?;
@@ -734,12 +734,11 @@ impl<'r> Writer<'r> {
     }
 
     fn after_batch(&mut self, stream: &mut OpenStream<'r>) -> Result<()> {
-        if stream.waits_too_long() {
-            self.sink.close();
-            self.seal()?;
-        } else if self.sink.has_batch() {
-            self.seal()?;
+        let too_long = stream.waits_too_long();
+        if too_long {
+            self.sink.close()?;
         }
+        self.seal(too_long)?;
         self.settle(stream);
         if self.known.len() > limits::SESSION_IDS {
             // The index has the chunks of all packs that are full; what is in the open pack may be stored twice.
@@ -749,9 +748,17 @@ impl<'r> Writer<'r> {
         Ok(())
     }
 
-    fn seal(&mut self) -> Result<()> {
+    /// Adds sealed frames to packs: those that are ready, or all that are closed.
+    fn seal(&mut self, all: bool) -> Result<()> {
+        if self.sink.is_idle() {
+            return Ok(());
+        }
         let index = self.index().clone();
-        self.sink.seal(&index, &self.directories)?;
+        if all {
+            self.sink.settle(&index, &self.directories)?;
+        } else {
+            self.sink.advance(&index, &self.directories)?;
+        }
         // What this session puts is there when it commits, even if it is still on its way now.
         self.exists
             .extend(self.sink.ended_packs().map(|pack| (pack, true)));

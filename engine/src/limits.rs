@@ -56,12 +56,14 @@ pub const GZIP_PLAIN: usize = 32 << 20;
 /// A derived stream that is rebuilt in memory.
 pub const DERIVED_LEN: u64 = 64 << 20;
 
-/// What is read and decoded at once by an export.
-pub const WINDOW_LEN: u64 = 4 << 20;
+/// 1 MiB is fetched and decoded at once by an export: it is still in a core's cache when it is digested and written.
+pub const WINDOW_LEN: u64 = 1 << 20;
 /// Bytes of frames that one window may need: a fragmented or hostile snapshot makes small windows, not large ones.
-pub const WINDOW_STORED: u64 = 16 << 20;
-/// Windows that wait between the stages of an export: fetched, decoded.
+pub const WINDOW_STORED: u64 = 4 << 20;
+/// Windows that are fetched and wait to be decoded.
 pub const WINDOWS_WAITING: usize = 2;
+/// Windows that are decoded side by side at most, besides one that is waited for: 16 cores, 80 MiB.
+pub const WINDOWS_DECODING: usize = 16;
 /// Frames that lie closer than this are fetched by one request.
 pub const FETCH_GAP: u32 = 16 << 10;
 

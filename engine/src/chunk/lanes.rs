@@ -96,7 +96,11 @@ impl Lanes {
             for node in 0..nodes {
                 let mut inputs = [[0; NODE]; SIDE_BY_SIDE];
                 let (left, right) = (&rows[2 * node], &rows[2 * node + 1]);
-                let halves = left.as_chunks::<CHAINING>().0.iter().zip(right.as_chunks::<CHAINING>().0);
+                let halves = left
+                    .as_chunks::<CHAINING>()
+                    .0
+                    .iter()
+                    .zip(right.as_chunks::<CHAINING>().0);
                 for (input, (left, right)) in inputs[..width].iter_mut().zip(halves) {
                     input[..CHAINING].copy_from_slice(left);
                     input[CHAINING..].copy_from_slice(right);

@@ -151,12 +151,7 @@ impl<'r> FrameSink<'r> {
         }
     }
 
-    fn add(
-        &mut self,
-        frame: &SealedFrame,
-        index: &Index,
-        directories: &Directories,
-    ) -> Result<()> {
+    fn add(&mut self, frame: &SealedFrame, index: &Index, directories: &Directories) -> Result<()> {
         let env = self.env;
         let pack = self
             .pack

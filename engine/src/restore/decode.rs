@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use cryostore_format::manifest::{Body, Manifest, StreamIndex, Transform};
 use cryostore_format::recipe::FrameRef;
 use cryostore_format::{Digest, FormatError, PackId};
-use rayon::prelude::*;
 
 use super::plan::{From, Part, Plan, Window};
 use crate::archive::gzip;
@@ -242,7 +241,7 @@ pub(super) fn decode(
             }
         }
     }
-    jobs.into_par_iter().try_for_each(|(key, targets)| {
+    jobs.into_iter().try_for_each(|(key, targets)| {
         let frame = frames
             .0
             .get(&key)
@@ -298,24 +297,21 @@ fn decode_frame(
     })?
 }
 
-/// Decodes a window. A window of zeros takes no memory.
+/// Decodes a window. What an earlier window left in `buffer` is written over: clearing it would cost as much as a copy.
 pub(super) fn decode_window(
     store: &Store,
     manifest: &Manifest,
     window: &Window,
     frames: &Frames,
-    derived: &mut Derived,
-    count: &mut Fetched,
+    derived: &Mutex<(Derived, Fetched)>,
     mut buffer: Vec<u8>,
 ) -> Result<Vec<u8>> {
-    // What an earlier window left is written over: clearing it would cost as much as a copy.
     buffer.resize(window.len, 0);
-    decode(
-        manifest,
-        &window.parts,
-        frames,
-        |stream| derived.get(store, manifest, stream, count),
-        &mut buffer,
-    )?;
+    let rebuild = |stream| {
+        let mut derived = derived.lock().unwrap_or_else(PoisonError::into_inner);
+        let (derived, count) = &mut *derived;
+        derived.get(store, manifest, stream, count)
+    };
+    decode(manifest, &window.parts, frames, rebuild, &mut buffer)?;
     Ok(buffer)
 }

@@ -1,14 +1,14 @@
 //! Owns the export of a whole archive.
 //!
-//! Three threads: one fetches windows, this one has them decoded on all cores, one digests and writes them in order. A window that could not be
-//! decoded ends the export before any of its bytes are written. Always: a file gets its name after its digest was found right.
+//! One thread fetches windows, one digests and writes them in order; between them each is decoded by a task of its own, side by side with others. A window
+//! that could not be decoded ends the export before any of its bytes are written. Always: a file gets its name after its digest was found right.
 //! Never: leaves a part of a file behind.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 
 use cryostore_format::manifest::{Body, Manifest, zeros_mark};
 use cryostore_format::snapshot::SnapshotRecord;
@@ -143,24 +143,21 @@ pub(super) fn run(
     snapshot: &SnapshotRecord,
     manifest: &Manifest,
     monitor: &dyn Monitor,
-    mut write: impl FnMut(&Window, Option<&[u8]>) -> std::io::Result<()> + Send,
+    write: impl FnMut(&Window, Option<&[u8]>) -> std::io::Result<()> + Send,
 ) -> Result<ExportStats> {
     let store = repo.store();
     let total = manifest.layout.len;
     if manifest.layout.digest.is_none() {
         check_streams(repo, manifest)?;
     }
-    type Decoded = (Window, Option<Vec<u8>>);
     let (to_decode, fetched) =
         mpsc::sync_channel::<Result<(Window, Frames)>>(limits::WINDOWS_WAITING);
-    let (to_write, decoded) = mpsc::sync_channel::<Decoded>(limits::WINDOWS_WAITING);
+    let at_once = rayon::current_num_threads().min(limits::WINDOWS_DECODING);
+    let (to_write, decoding) = mpsc::sync_channel::<(Window, Decoding)>(at_once);
     let (empty, reuse) = mpsc::channel::<Vec<u8>>();
     let mut plan = Plan::archive(manifest)?;
-    let mut stats = ExportStats {
-        bytes: total,
-        ..ExportStats::default()
-    };
-    let digest = std::thread::scope(|scope| -> Result<Digest> {
+    let derived = Mutex::new((Derived::default(), Fetched::default()));
+    let (fetched_bytes, digest) = std::thread::scope(|scope| -> Result<(Fetched, Digest)> {
         let fetcher = scope.spawn(move || -> Fetched {
             let mut count = Fetched::default();
             let mut next = || -> Result<Option<(Window, Frames)>> {
@@ -178,68 +175,78 @@ pub(super) fn run(
             }
             count
         });
-        let writer = scope.spawn(move || -> std::io::Result<Digest> {
-            let mut hasher = blake3::Hasher::new();
-            for (window, bytes) in decoded {
-                match &bytes {
-                    Some(bytes) => {
-                        hasher.update(bytes);
-                    }
-                    None => zeros(window.len).for_each(|part| {
-                        hasher.update(part);
-                    }),
-                }
-                write(&window, bytes.as_deref())?;
-                if let Some(bytes) = bytes {
-                    let _ = empty.send(bytes);
-                }
-            }
-            Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
-        });
-        let mut derived = Derived::default();
-        let mut count = Fetched::default();
-        let mut work = || -> Result<()> {
+        let writer = scope.spawn(move || write_in_order(decoding, &empty, write));
+        let worked = rayon::in_place_scope(|tasks| -> Result<()> {
+            // Owned here, so that a failure lets the fetcher and the writer end.
+            let (fetched, to_write) = (fetched, to_write);
             for step in &fetched {
                 keep_going(monitor)?;
                 let (window, frames) = step?;
-                let bytes = if window.is_zero() {
-                    None
-                } else {
-                    let buffer = reuse.try_recv().unwrap_or_default();
-                    Some(decode_window(
-                        store,
-                        manifest,
-                        &window,
-                        &frames,
-                        &mut derived,
-                        &mut count,
-                        buffer,
-                    )?)
-                };
                 let done = window.at + window.len as u64;
-                if to_write.send((window, bytes)).is_err() {
+                let (result, decoding) = mpsc::sync_channel(1);
+                if window.is_zero() {
+                    let _ = result.send(Ok(None));
+                } else {
+                    let (window, derived) = (window.clone(), &derived);
+                    let buffer = reuse.try_recv().unwrap_or_default();
+                    tasks.spawn(move |_| {
+                        let bytes =
+                            decode_window(store, manifest, &window, &frames, derived, buffer);
+                        let _ = result.send(bytes.map(Some));
+                    });
+                }
+                if to_write.send((window, decoding)).is_err() {
                     // The writer says why.
                     return Ok(());
                 }
                 monitor.progress(Phase::Export, done, Some(total));
             }
             Ok(())
-        };
-        let worked = work();
-        drop(to_write);
-        drop(fetched);
+        });
         let bug = |_| Error::new(Kind::Internal, "a thread of the export ended by a bug");
         let fetched = fetcher.join().map_err(bug)?;
         let written = writer.join().map_err(bug)?;
-        stats.bytes_read = fetched.bytes + count.bytes;
-        stats.requests = fetched.requests + count.requests;
         worked?;
-        written.map_err(|e| Error::io("writing the archive", e))
+        Ok((fetched, written?))
     })?;
+    let (_, rebuilt) = derived.into_inner().unwrap_or_else(PoisonError::into_inner);
     match manifest.layout.digest {
         Some(expected) if expected != digest => Err(name_damage(repo, snapshot, manifest)),
-        _ => Ok(stats),
+        _ => Ok(ExportStats {
+            bytes: total,
+            bytes_read: fetched_bytes.bytes + rebuilt.bytes,
+            requests: fetched_bytes.requests + rebuilt.requests,
+        }),
     }
+}
+
+/// A window that is being decoded.
+type Decoding = mpsc::Receiver<Result<Option<Vec<u8>>>>;
+
+/// Digests and hands on windows as they are decoded, in their order.
+fn write_in_order(
+    windows: mpsc::Receiver<(Window, Decoding)>,
+    empty: &mpsc::Sender<Vec<u8>>,
+    mut write: impl FnMut(&Window, Option<&[u8]>) -> std::io::Result<()>,
+) -> Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    for (window, decoding) in windows {
+        let lost = |_| Error::new(Kind::Internal, "a window was lost while it was decoded");
+        let bytes = decoding.recv().map_err(lost)??;
+        match &bytes {
+            Some(bytes) => {
+                hasher.update(bytes);
+            }
+            None => zeros(window.len).for_each(|part| {
+                hasher.update(part);
+            }),
+        }
+        write(&window, bytes.as_deref()).map_err(|e| Error::io("writing the archive", e))?;
+        if let Some(bytes) = bytes {
+            let _ = empty.send(bytes);
+        }
+    }
+    Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
 }
 
 /// The digest of the whole is wrong although every frame could be decoded: says where.

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use cryostore_format::limits::FRAME_PLAIN_MAX;
 use cryostore_format::manifest::{Body, Manifest, Piece, StreamIndex};
 use cryostore_format::recipe::{FrameSlice, Slice, Slices};
 
@@ -27,7 +28,7 @@ pub(super) struct Part {
     pub(super) from: From,
 }
 
-/// Parts that are read and decoded together.
+/// Parts that are read and decoded together: some [`limits::WINDOW_LEN`] bytes, more by a slice at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Window {
     /// Bytes from the start of the output.
@@ -71,17 +72,21 @@ struct StreamWalk<'m> {
 }
 
 impl StreamWalk<'_> {
-    /// The next bytes, at most `most`.
-    fn next(&mut self, most: u64) -> Result<Part> {
+    /// The next bytes: at most `left`, and at most `most` but for the end of a slice, so that a frame is not decoded on both sides of a border.
+    fn next(&mut self, most: u64, left: u64) -> Result<Part> {
+        let wanted = left;
         loop {
             if let Some(slice) = self.slice {
                 let left = slice.len() - self.given;
                 if left > 0 {
-                    let len = left.min(most);
-                    let from = match slice {
-                        Slice::Zero { .. } => From::Zero,
-                        Slice::Frame(frame) => From::Frame(frame, self.given),
+                    let (most, from) = match slice {
+                        Slice::Zero { .. } => (most, From::Zero),
+                        Slice::Frame(frame) => (
+                            most.max(u64::from(FRAME_PLAIN_MAX)),
+                            From::Frame(frame, self.given),
+                        ),
                     };
+                    let len = left.min(wanted).min(most);
                     self.given += len;
                     return Ok(Part { len, from });
                 }
@@ -193,12 +198,12 @@ impl<'m> Plan<'m> {
                     self.steps.pop();
                 }
                 Some(Step::Literal(left)) => {
-                    let part = self.literals.next(most.min(*left))?;
+                    let part = self.literals.next(most, *left)?;
                     *left -= part.len;
                     return Ok(Some(part));
                 }
                 Some(Step::Stream { walk, left }) => {
-                    let part = walk.next(most.min(*left))?;
+                    let part = walk.next(most, *left)?;
                     *left -= part.len;
                     return Ok(Some(part));
                 }

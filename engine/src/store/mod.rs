@@ -4,6 +4,8 @@
 //! caller expects. Never: decides what an object means, or deletes a name that it was not given.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
@@ -136,13 +138,23 @@ impl Store {
     /// Parts of an object, in the order in which they were asked for. Each has the length that was asked for.
     pub fn get_ranges(&self, name: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let path = Path::from(name);
-        let parts = self
-            .bridge
-            .wait(self.objects.get_ranges(&path, ranges))
-            .map_err(|e| match self.len(name) {
-                Ok(Some(len)) if ranges.iter().any(|r| r.end > len) => Self::short(name, len),
-                _ => self.error("reading", name, e),
-            })?;
+        let parts = match &self.local {
+            // Straight from the file: over the runtime it takes a thread more, and every buffer is cleared before it is filled.
+            Some(root) => read_file_ranges(&root.join(name), ranges).map_err(|source| {
+                let (path, source) = (name.to_owned(), Box::new(source));
+                if source.kind() == std::io::ErrorKind::NotFound {
+                    object_store::Error::NotFound { path, source }
+                } else {
+                    let store = "the directory";
+                    object_store::Error::Generic { store, source }
+                }
+            }),
+            None => self.bridge.wait(self.objects.get_ranges(&path, ranges)),
+        };
+        let parts = parts.map_err(|e| match self.len(name) {
+            Ok(Some(len)) if ranges.iter().any(|r| r.end > len) => Self::short(name, len),
+            _ => self.error("reading", name, e),
+        })?;
         for (part, range) in parts.iter().zip(ranges) {
             if part.len() as u64 != range.end - range.start {
                 return Err(Self::short(name, range.start + part.len() as u64));
@@ -335,6 +347,20 @@ fn io_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std:
         next = error.source();
     }
     None
+}
+
+/// Parts of a file. One that ends early gives less than was asked for.
+fn read_file_ranges(path: &FsPath, ranges: &[Range<u64>]) -> std::io::Result<Vec<Bytes>> {
+    let mut file = File::open(path)?;
+    let mut parts = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let len = range.end - range.start;
+        let mut part = Vec::with_capacity(usize::try_from(len).unwrap_or(usize::MAX));
+        file.seek(SeekFrom::Start(range.start))?;
+        (&mut file).take(len).read_to_end(&mut part)?;
+        parts.push(Bytes::from(part));
+    }
+    Ok(parts)
 }
 
 /// Puts that run beside the caller.

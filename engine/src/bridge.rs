@@ -41,12 +41,19 @@ impl Bridge {
     }
 }
 
-/// Tasks that run beside the caller, a bounded number of them.
+/// Tasks that run beside the caller, a bounded number of them. Dropped, they are waited for: nothing is put behind its user's back, after a session
+/// has ended or while a collection runs.
 #[derive(Debug)]
-pub struct Tasks<T> {
+pub struct Tasks<T: 'static> {
     bridge: Bridge,
     running: tokio::task::JoinSet<Result<T>>,
     limit: usize,
+}
+
+impl<T> Drop for Tasks<T> {
+    fn drop(&mut self) {
+        while self.bridge.0.block_on(self.running.join_next()).is_some() {}
+    }
 }
 
 impl<T: Send + 'static> Tasks<T> {

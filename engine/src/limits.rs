@@ -33,6 +33,8 @@ pub const DIRECTORIES_OPEN: usize = 64;
 pub const INDEX_WRITE_BUFFER: usize = 12 << 20;
 /// RocksDB's block cache, index and filter blocks included.
 pub const INDEX_CACHE: usize = 16 << 20;
+/// 2 s: how long a process that ends waits for RocksDB to merge its files; what is cut off is done again by a later one.
+pub const INDEX_TIDY_MICROS: u64 = 2_000_000;
 /// Ids of one index segment before another is begun: 1 Mi ids, 16 MiB.
 pub const SEGMENT_IDS: usize = 1 << 20;
 

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 
 use cryostore_format::pack::Directory;
+use cryostore_format::segment::PackIds;
 
 use crate::error::{Error, Kind, Result};
 use crate::index::{Index, segments};
@@ -52,32 +53,34 @@ pub fn rebuild_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt
                 continue;
             }
         };
-        for found in segment
-            .packs
-            .iter()
-            .filter(|found| exist.contains(&found.pack))
-        {
-            empty.insert(found.pack, &found.ids)?;
+        let mut packs = segment.packs;
+        packs.retain(|found| exist.contains(&found.pack));
+        empty.insert(&packs, Some(id))?;
+        for found in packs {
             out.ids += if done.insert(found.pack) {
                 found.ids.len() as u64
             } else {
                 0
             };
-            monitor.progress(Phase::Index, done.len() as u64, Some(exist.len() as u64));
         }
-        empty.mark_segment(id)?;
+        monitor.progress(Phase::Index, done.len() as u64, Some(exist.len() as u64));
         out.segments += 1;
     }
     for id in exist.difference(&done) {
         keep_going(monitor)?;
         let read = pack::directories::read_tail(store, *id).and_then(|(pack_len, tail)| {
-            Directory::decode(*id, &tail, pack_len)
-                .map_err(|e| Error::stored(pack::object_name(*id), e))
+            let directory = Directory::decode(*id, &tail, pack_len);
+            let directory = directory.map_err(|e| Error::stored(pack::object_name(*id), e))?;
+            Ok(PackIds {
+                pack: *id,
+                pack_len,
+                ids: directory.ids,
+            })
         });
         match read {
-            Ok(directory) => {
-                empty.insert(*id, &directory.ids)?;
-                out.ids += directory.ids.len() as u64;
+            Ok(found) => {
+                out.ids += found.ids.len() as u64;
+                empty.insert(&[found], None)?;
                 out.packs += 1;
             }
             // Damaged, or removed by a collector since it was listed.

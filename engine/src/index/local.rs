@@ -6,13 +6,19 @@
 //! One column family; the first byte of a key says what it is: `c` chunk id → pack number, chunk number; `n` pack number → pack id;
 //! `p` pack id → pack number; `s` segment id → taken in. Numbers are little endian.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use cryostore_format::segment::PackIds;
 use cryostore_format::{ChunkId, PackId, SegmentId};
-use rocksdb::{BlockBasedIndexType, BlockBasedOptions, Cache, DB, Options, WriteBatch};
+use rayon::slice::ParallelSliceMut;
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompactionStyle, DBCompressionType,
+    IngestExternalFileOptions, Options, SstFileWriter, WaitForCompactOptions, WriteBatch,
+};
 
 use super::Location;
 use crate::error::{Error, Kind, Result};
@@ -27,6 +33,8 @@ pub struct LocalIndex {
     _beside: Option<tempfile::TempDir>,
     /// The next pack's number. Held while a pack is taken in, so that what is stored of it never goes back.
     next_pack: Mutex<u32>,
+    /// Where a file is made that is taken in.
+    new_file: PathBuf,
     lookups: AtomicU64,
 }
 
@@ -56,11 +64,30 @@ fn options(cache: &Cache) -> Options {
     options.set_memtable_whole_key_filtering(true);
     options.set_memtable_prefix_bloom_ratio(0.1);
     options.set_max_background_jobs(2);
+    options.set_max_file_opening_threads(1);
+    // Every import adds a file. Files of about one size are merged when there are eight: each id is written a few times in all, and a
+    // look-up asks few filters.
+    options.set_compaction_style(DBCompactionStyle::Universal);
+    options.set_level_zero_file_num_compaction_trigger(8);
+    options.set_compression_type(DBCompressionType::None);
     options.set_max_open_files(64);
     options.set_keep_log_file_num(2);
     options.set_log_level(rocksdb::LogLevel::Error);
     options.set_skip_stats_update_on_db_open(true);
     options
+}
+
+impl Drop for LocalIndex {
+    /// Lets RocksDB merge what it has begun to: processes that live as long as one import would never come to it.
+    fn drop(&mut self) {
+        if self.is_owner() {
+            let mut options = WaitForCompactOptions::default();
+            options.set_timeout(limits::INDEX_TIDY_MICROS);
+            if let Err(e) = self.db.wait_for_compact(&options) {
+                tracing::debug!("the local index was not tidied up: {e}");
+            }
+        }
+    }
 }
 
 fn key<const N: usize>(kind: u8, bytes: &[u8; N]) -> Vec<u8> {
@@ -114,7 +141,7 @@ impl LocalIndex {
         let db_dir = dir.join("db");
         let cache = Cache::new_lru_cache(limits::INDEX_CACHE);
         if lock.try_lock().is_err() {
-            return Self::open_beside(&db_dir, &cache);
+            return Self::open_beside(dir, &db_dir, &cache);
         }
         let open = || DB::open_cf_with_opts(&options(&cache), &db_dir, [(FAMILY, options(&cache))]);
         let db = open().or_else(|e| {
@@ -122,10 +149,10 @@ impl LocalIndex {
             let _ = std::fs::remove_dir_all(&db_dir);
             open()
         });
-        Self::with(db.map_err(failed)?, Some(lock), None)
+        Self::with(db.map_err(failed)?, Some(lock), None, dir)
     }
 
-    fn open_beside(db_dir: &PathBuf, cache: &Cache) -> Result<Self> {
+    fn open_beside(dir: &Path, db_dir: &PathBuf, cache: &Cache) -> Result<Self> {
         let beside =
             tempfile::tempdir().map_err(|e| Error::io("making a temporary directory", e))?;
         let mut options = options(cache);
@@ -134,10 +161,15 @@ impl LocalIndex {
         let db = DB::open_cf_as_secondary(&options, db_dir, &beside.path().to_path_buf(), [FAMILY])
             .map_err(failed)?;
         db.try_catch_up_with_primary().map_err(failed)?;
-        Self::with(db, None, Some(beside))
+        Self::with(db, None, Some(beside), dir)
     }
 
-    fn with(db: DB, lock: Option<File>, beside: Option<tempfile::TempDir>) -> Result<Self> {
+    fn with(
+        db: DB,
+        lock: Option<File>,
+        beside: Option<tempfile::TempDir>,
+        dir: &Path,
+    ) -> Result<Self> {
         let mut next = 0;
         if let Some(bytes) = db.get(b"next").map_err(failed)? {
             next = number(&bytes).unwrap_or(0);
@@ -147,6 +179,7 @@ impl LocalIndex {
             lock,
             _beside: beside,
             next_pack: Mutex::new(next),
+            new_file: dir.join("new.sst"),
             lookups: AtomicU64::new(0),
         })
     }
@@ -184,46 +217,69 @@ impl LocalIndex {
             .is_some())
     }
 
-    /// Remembers that segment `id` was taken in.
-    pub fn mark_segment(&self, id: SegmentId) -> Result<()> {
-        self.db.put(key(b's', id.as_bytes()), []).map_err(failed)
-    }
-
-    /// Takes in the ids of a pack, by chunk number from 0 on.
-    pub fn insert(&self, pack: PackId, ids: &[ChunkId]) -> Result<()> {
+    /// Takes in the ids of packs, by chunk number from 0 on, as one sorted file: neither RocksDB's log nor its write buffer is in the way,
+    /// and the next one to open it has nothing to replay. With `segment`, that stored segment counts as taken in.
+    pub fn insert(&self, packs: &[PackIds], segment: Option<SegmentId>) -> Result<()> {
         if !self.is_owner() {
-            return Ok(());
-        }
-        let pack_key = key(b'p', pack.as_bytes());
-        if self.db.get(&pack_key).map_err(failed)?.is_some() {
             return Ok(());
         }
         let mut next = self
             .next_pack
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let pack_number = *next;
-        let after = pack_number.checked_add(1).ok_or_else(|| {
-            Error::new(Kind::Unsupported, "the local index has 2^32 packs")
-                .hint("`cryostore rebuild-index` makes it anew")
-        })?;
-        let number_bytes = pack_number.to_le_bytes();
-        let mut batch = WriteBatch::default();
-        let mut value = [0; 8];
-        value[..4].copy_from_slice(&number_bytes);
-        // Sorted keys go into the write buffer's skip list with fewer cache misses.
-        let mut sorted: Vec<(ChunkId, u32)> = ids.iter().copied().zip(0..).collect();
-        sorted.sort_unstable();
-        for (id, chunk) in sorted {
-            value[4..].copy_from_slice(&chunk.to_le_bytes());
-            batch.put(key(b'c', id.as_bytes()), value);
+        let mut chunks: Vec<(ChunkId, u32, u32)> = Vec::new();
+        let mut others: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        let mut after = *next;
+        let mut seen = HashSet::new();
+        for PackIds { pack, ids, .. } in packs {
+            let pack_key = key(b'p', pack.as_bytes());
+            if !seen.insert(*pack) || self.db.get(&pack_key).map_err(failed)?.is_some() {
+                continue;
+            }
+            let number = after;
+            after = after.checked_add(1).ok_or_else(|| {
+                Error::new(Kind::Unsupported, "the local index has 2^32 packs")
+                    .hint("`cryostore rebuild-index` makes it anew")
+            })?;
+            chunks.extend(ids.iter().zip(0..).map(|(id, chunk)| (*id, number, chunk)));
+            others.push((key(b'n', &number.to_le_bytes()), pack.as_bytes().to_vec()));
+            others.push((pack_key, number.to_le_bytes().to_vec()));
         }
-        batch.put(key(b'n', &number_bytes), pack.as_bytes());
-        batch.put(&pack_key, number_bytes);
-        batch.put(b"next", after.to_le_bytes());
-        self.db.write(batch).map_err(failed)?;
+        if let Some(id) = segment {
+            others.push((key(b's', id.as_bytes()), Vec::new()));
+        }
+        others.push((b"next".to_vec(), after.to_le_bytes().to_vec()));
+        chunks.par_sort_unstable();
+        chunks.dedup_by_key(|(id, ..)| *id);
+        others.sort_unstable();
+        self.load(&chunks, &others).map_err(failed)?;
         *next = after;
         Ok(())
+    }
+
+    /// Adds a file of sorted entries. Those of chunks come first: no other key begins with a smaller letter.
+    fn load(
+        &self,
+        chunks: &[(ChunkId, u32, u32)],
+        others: &[(Vec<u8>, Vec<u8>)],
+    ) -> std::result::Result<(), rocksdb::Error> {
+        let options = options(&Cache::new_lru_cache(0));
+        let mut writer = SstFileWriter::create(&options);
+        writer.open(&self.new_file)?;
+        for (id, pack, chunk) in chunks {
+            let mut value = [0; 8];
+            value[..4].copy_from_slice(&pack.to_le_bytes());
+            value[4..].copy_from_slice(&chunk.to_le_bytes());
+            writer.put(key(b'c', id.as_bytes()), value)?;
+        }
+        for (key, value) in others {
+            writer.put(key, value)?;
+        }
+        writer.finish()?;
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.db
+            .ingest_external_file_opts(&options, vec![&self.new_file])
     }
 
     /// Forgets a pack that is gone: its ids lead nowhere from now on.
@@ -286,6 +342,15 @@ impl LocalIndex {
 mod tests {
     use super::*;
 
+    fn of(pack: PackId, ids: Vec<ChunkId>) -> [PackIds; 1] {
+        let pack_len = 0;
+        [PackIds {
+            pack,
+            pack_len,
+            ids,
+        }]
+    }
+
     fn ids(from: u8, count: u8) -> Vec<ChunkId> {
         (from..from + count)
             .map(|n| ChunkId::from_bytes([n; 16]))
@@ -298,8 +363,8 @@ mod tests {
         let (a, b) = (PackId::from_bytes([1; 16]), PackId::from_bytes([2; 16]));
         {
             let index = LocalIndex::open(dir.path()).unwrap();
-            index.insert(a, &ids(0, 10)).unwrap();
-            index.insert(b, &ids(10, 10)).unwrap();
+            index.insert(&of(a, ids(0, 10)), None).unwrap();
+            index.insert(&of(b, ids(10, 10)), None).unwrap();
         }
         let index = LocalIndex::open(dir.path()).unwrap();
         let wanted = [ids(3, 1), ids(12, 1), ids(99, 1)].concat();
@@ -314,7 +379,7 @@ mod tests {
         );
         index.forget(a).unwrap();
         assert_eq!(index.look_up(&wanted).unwrap()[0], None);
-        index.insert(a, &ids(0, 10)).unwrap();
+        index.insert(&of(a, ids(0, 10)), None).unwrap();
         assert_eq!(
             index.look_up(&wanted).unwrap()[0],
             Some(Location { pack: a, chunk: 3 })
@@ -327,13 +392,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let owner = LocalIndex::open(dir.path()).unwrap();
         owner
-            .insert(PackId::from_bytes([1; 16]), &ids(0, 10))
+            .insert(&of(PackId::from_bytes([1; 16]), ids(0, 10)), None)
             .unwrap();
         let reader = LocalIndex::open(dir.path()).unwrap();
         assert!(owner.is_owner() && !reader.is_owner());
         assert!(reader.look_up(&ids(3, 1)).unwrap()[0].is_some());
         reader
-            .insert(PackId::from_bytes([2; 16]), &ids(20, 5))
+            .insert(&of(PackId::from_bytes([2; 16]), ids(20, 5)), None)
             .unwrap();
         assert!(owner.look_up(&ids(20, 1)).unwrap()[0].is_none());
     }
@@ -343,7 +408,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         LocalIndex::open(dir.path())
             .unwrap()
-            .insert(PackId::from_bytes([1; 16]), &ids(0, 10))
+            .insert(&of(PackId::from_bytes([1; 16]), ids(0, 10)), None)
             .unwrap();
         for entry in std::fs::read_dir(dir.path().join("db")).unwrap() {
             let path = entry.unwrap().path();

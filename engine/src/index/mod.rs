@@ -8,6 +8,7 @@ pub mod segments;
 
 use std::path::{Path, PathBuf};
 
+use cryostore_format::segment::PackIds;
 use cryostore_format::{ChunkId, PackId, SegmentId};
 
 use crate::error::Result;
@@ -184,13 +185,13 @@ impl Index {
         0
     }
 
-    /// Takes in the ids of a pack, by chunk number from 0 on.
-    pub fn insert(&self, pack: PackId, ids: &[ChunkId]) -> Result<()> {
+    /// Takes in the ids of packs, by chunk number from 0 on; with `segment`, that stored segment counts as taken in.
+    pub fn insert(&self, packs: &[PackIds], segment: Option<SegmentId>) -> Result<()> {
         #[cfg(feature = "rocksdb")]
         if let Some(local) = &self.local {
-            return local.insert(pack, ids);
+            return local.insert(packs, segment);
         }
-        let _ = (pack, ids);
+        let _ = (packs, segment);
         Ok(())
     }
 
@@ -201,16 +202,6 @@ impl Index {
             return local.forget(pack);
         }
         let _ = pack;
-        Ok(())
-    }
-
-    /// Remembers that a stored segment was taken in.
-    pub fn mark_segment(&self, id: SegmentId) -> Result<()> {
-        #[cfg(feature = "rocksdb")]
-        if let Some(local) = &self.local {
-            return local.mark_segment(id);
-        }
-        let _ = id;
         Ok(())
     }
 }
@@ -226,12 +217,7 @@ fn take_in_segments(index: &local::LocalIndex, store: &Store, monitor: &dyn Moni
     for (done, id) in missing.iter().enumerate() {
         monitor.progress(Phase::Index, done as u64, Some(missing.len() as u64));
         match segments::read(store, *id) {
-            Ok(segment) => {
-                for pack in &segment.packs {
-                    index.insert(pack.pack, &pack.ids)?;
-                }
-                index.mark_segment(*id)?;
-            }
+            Ok(segment) => index.insert(&segment.packs, Some(*id))?,
             // Removed by a collector since it was listed, or damaged: it is a hint.
             Err(e) => monitor.warning(&format!("an index segment is left out: {e}")),
         }

@@ -1,6 +1,6 @@
 //! Owns the index segments in the store.
 
-use cryostore_format::segment::{PackIds, Segment};
+use cryostore_format::segment::Segment;
 use cryostore_format::{SegmentId, limits as format_limits};
 
 use crate::error::{Error, Result};
@@ -30,10 +30,4 @@ pub fn read(store: &Store, id: SegmentId) -> Result<Segment> {
     let name = object_name(id);
     let bytes = store.get(&name, format_limits::SEGMENT_PLAIN_MAX + 4096)?;
     Segment::decode(&bytes).map_err(|e| Error::stored(name, e))
-}
-
-/// The bytes of a new segment.
-#[must_use]
-pub fn encode(packs: Vec<PackIds>) -> Vec<u8> {
-    Segment { packs }.encode()
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::mpsc;
 
 use cryostore_format::pack::FrameEntry;
-use cryostore_format::segment::PackIds;
+use cryostore_format::segment::{PackIds, Segment};
 use cryostore_format::{ChunkHash, PackId, SegmentId};
 
 use crate::codec::frame::{OpenFrame, SealedFrame};
@@ -56,7 +56,6 @@ pub(super) struct FrameSink<'r> {
     pack: Option<PackWriter>,
     /// Packs of this session whose ids are in no segment yet.
     unlisted: Vec<PackIds>,
-    segments: Vec<SegmentId>,
     /// Packs that were put since they were last asked for.
     ended: Vec<PackId>,
     put: Put,
@@ -75,7 +74,6 @@ impl<'r> FrameSink<'r> {
             placed: Vec::new(),
             pack: None,
             unlisted: Vec::new(),
-            segments: Vec::new(),
             ended: Vec::new(),
             put: Put::default(),
             index_results: mpsc::channel(),
@@ -181,21 +179,6 @@ impl<'r> FrameSink<'r> {
         directories.keep(sealed.id, pack_len, &sealed.tail);
         self.put.packs += 1;
         self.put_object(object_name(sealed.id), sealed.bytes)?;
-        let (ids, id, index, done) = (
-            sealed.ids.clone(),
-            sealed.id,
-            index.clone(),
-            self.index_results.0.clone(),
-        );
-        self.index_jobs += 1;
-        rayon::spawn(move || {
-            // Given back before the result is: whoever has seen all results may open the index again.
-            let inserted = {
-                let index = index;
-                index.insert(id, &ids)
-            };
-            let _ = done.send(inserted);
-        });
         self.ended.push(sealed.id);
         self.unlisted.push(PackIds {
             pack: sealed.id,
@@ -209,18 +192,38 @@ impl<'r> FrameSink<'r> {
             .sum::<usize>()
             >= limits::SEGMENT_IDS
         {
-            self.put_segment()?;
+            self.put_segment(index)?;
         }
         Ok(())
     }
 
-    fn put_segment(&mut self) -> Result<()> {
-        if !self.unlisted.is_empty() {
-            let id = SegmentId::from_bytes(random_id(self.env));
-            let bytes = segments::encode(std::mem::take(&mut self.unlisted));
-            self.put_object(segments::object_name(id), bytes.into())?;
-            self.segments.push(id);
+    /// Puts the ids of the packs that are in no segment yet, and has the local index take them in, beside the work.
+    fn put_segment(&mut self, index: &Index) -> Result<()> {
+        if self.unlisted.is_empty() {
+            return Ok(());
         }
+        let id = SegmentId::from_bytes(random_id(self.env));
+        let packs = std::mem::take(&mut self.unlisted);
+        let segment = Segment { packs };
+        self.put_object(segments::object_name(id), segment.encode().into())?;
+        let (index, done) = (index.clone(), self.index_results.0.clone());
+        self.index_jobs += 1;
+        rayon::spawn(move || {
+            // Given back before the result is: whoever has seen all results may open the index again.
+            let inserted = {
+                let index = index;
+                index.insert(&segment.packs, Some(id))
+            };
+            let _ = done.send(inserted);
+        });
+        Ok(())
+    }
+
+    /// Waits until the local index has the ids of all packs that are full.
+    pub(super) fn list_packs(&mut self, index: &Index) -> Result<()> {
+        self.put_segment(index)?;
+        let jobs = std::mem::take(&mut self.index_jobs);
+        settle_index(&self.index_results.1, jobs);
         Ok(())
     }
 
@@ -235,7 +238,7 @@ impl<'r> FrameSink<'r> {
         self.close()?;
         self.settle(index, directories)?;
         self.end_pack(index, directories)?;
-        self.put_segment()
+        self.put_segment(index)
     }
 
     /// Waits until all that was put is durable.
@@ -243,7 +246,6 @@ impl<'r> FrameSink<'r> {
         self.uploads.finish()?;
         Ok(Finished {
             put: self.put,
-            segments: self.segments,
             index_results: self.index_results.1,
             index_jobs: self.index_jobs,
         })
@@ -254,24 +256,22 @@ impl<'r> FrameSink<'r> {
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) put: Put,
-    segments: Vec<SegmentId>,
     index_results: mpsc::Receiver<Result<()>>,
     index_jobs: usize,
 }
 
 impl Finished {
-    /// Waits until the local index has the ids of this session; it is a cache, so that a failure is only told.
-    pub(super) fn settle_index(self, index: &Index) {
-        let failed = (0..self.index_jobs)
-            .filter_map(|_| self.index_results.recv().ok()?.err())
-            .next();
-        let marked = || {
-            self.segments
-                .iter()
-                .try_for_each(|id| index.mark_segment(*id))
-        };
-        if let Some(e) = failed.or_else(|| marked().err()) {
-            tracing::warn!("the local index lacks the ids of this import: {e}");
+    /// Waits until the local index has the ids of this session.
+    pub(super) fn settle_index(self) {
+        settle_index(&self.index_results, self.index_jobs);
+    }
+}
+
+/// The index is a cache, so that a failure is only told.
+fn settle_index(results: &mpsc::Receiver<Result<()>>, jobs: usize) {
+    for _ in 0..jobs {
+        if let Ok(Err(e)) = results.recv() {
+            tracing::warn!("the local index lacks ids of this import: {e}");
         }
     }
 }

@@ -485,7 +485,7 @@ impl<'r> Plan<'r> {
         }
         repo.commit(&self.session, &snapshot)?;
         let index_lookups = index.lookups();
-        finished.settle_index(&index);
+        finished.settle_index();
         Ok(Imported {
             snapshot,
             index_lookups,

@@ -741,7 +741,9 @@ impl<'r> Writer<'r> {
         self.seal(too_long)?;
         self.settle(stream);
         if self.known.len() > limits::SESSION_IDS {
-            // The index has the chunks of all packs that are full; what is in the open pack may be stored twice.
+            // From now on the index has the chunks of all packs that are full; what is in the open pack may be stored twice.
+            let index = self.index().clone();
+            self.sink.list_packs(&index)?;
             self.known.clear();
             self.index_was_empty = Some(false);
         }

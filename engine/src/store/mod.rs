@@ -273,30 +273,30 @@ impl Store {
     }
 
     fn error(&self, doing: &str, name: &str, error: object_store::Error) -> Error {
-        use object_store::Error as Os;
-        let kind = match &error {
-            Os::NotFound { .. } => Kind::NotFound,
-            Os::AlreadyExists { .. } | Os::Precondition { .. } => Kind::Conflict,
-            Os::PermissionDenied { .. } | Os::Unauthenticated { .. } => Kind::Denied,
-            Os::NotSupported { .. } | Os::NotImplemented { .. } => Kind::Unsupported,
-            _ => io_cause(&error).map_or(Kind::Unavailable, io_kind),
-        };
-        let cause = io_cause(&error).map_or_else(|| error.to_string(), ToString::to_string);
-        let out = Error::new(kind, format!("{doing} {name} in {}: {cause}", self.name));
-        let out = match kind {
-            Kind::NoSpace => out.hint(
-                "the store is full: make room, then try again; what was stored before is whole",
-            ),
-            Kind::Denied => {
-                out.hint("change the rights on the store, or use an account that has them")
-            }
-            Kind::Unavailable => {
-                out.hint("try again; if it stays, look at the store and its disks")
-            }
-            _ => out,
-        };
-        out.because(error)
+        explain(&self.name, doing, name, error)
     }
+}
+
+/// What an error of a store means.
+fn explain(store: &str, doing: &str, name: &str, error: object_store::Error) -> Error {
+    use object_store::Error as Os;
+    let kind = match &error {
+        Os::NotFound { .. } => Kind::NotFound,
+        Os::AlreadyExists { .. } | Os::Precondition { .. } => Kind::Conflict,
+        Os::PermissionDenied { .. } | Os::Unauthenticated { .. } => Kind::Denied,
+        Os::NotSupported { .. } | Os::NotImplemented { .. } => Kind::Unsupported,
+        _ => io_cause(&error).map_or(Kind::Unavailable, io_kind),
+    };
+    let cause = io_cause(&error).map_or_else(|| error.to_string(), ToString::to_string);
+    let out = Error::new(kind, format!("{doing} {name} in {store}: {cause}"));
+    let out = match kind {
+        Kind::NoSpace => out
+            .hint("the store is full: make room, then try again; what was stored before is whole"),
+        Kind::Denied => out.hint("change the rights on the store, or use an account that has them"),
+        Kind::Unavailable => out.hint("try again; if it stays, look at the store and its disks"),
+        _ => out,
+    };
+    out.because(error)
 }
 
 /// `<kind>/…/<32 hexadecimal digits>#<number>`, of a kind that is ours.
@@ -375,16 +375,14 @@ pub struct Uploads {
 impl Uploads {
     /// Starts a put of a new object under a random name. Errors of earlier ones come out here too.
     pub fn put(&mut self, name: String, bytes: Bytes) -> Result<()> {
-        let store = self.store.clone();
+        let (objects, store) = (Arc::clone(&self.store.objects), self.store.name.clone());
         self.check()?;
+        // The task holds no store, and so no runtime: one that is dropped within itself panics.
         let started = self.tasks.start(async move {
             let payload = PutPayload::from_bytes(bytes);
-            store
-                .objects
-                .put(&Path::from(name.as_str()), payload)
-                .await
-                .map(drop)
-                .map_err(|e| store.error("writing", &name, e))
+            let put = objects.put(&Path::from(name.as_str()), payload).await;
+            put.map(drop)
+                .map_err(|e| explain(&store, "writing", &name, e))
         });
         self.failed |= started.is_err();
         started.map(drop)

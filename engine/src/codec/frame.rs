@@ -4,6 +4,7 @@
 //! compressor, stays out of the store). Never: allocates more than the header's bounded lengths say.
 
 use std::cell::RefCell;
+use std::thread::LocalKey;
 
 use cryostore_format::envelope::Codec;
 use cryostore_format::pack::{
@@ -125,31 +126,41 @@ impl OpenFrame {
 }
 
 thread_local! {
-    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    static COMPRESSOR: Compressor = const { RefCell::new(None) };
+    static LEAVER: Compressor = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
     static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Appends the payload to `out`.
 fn compress(plain: &[u8], out: &mut Vec<u8>) -> std::io::Result<Codec> {
-    COMPRESSOR.with_borrow_mut(|compressor| {
+    let mut packed = compress_at(&COMPRESSOR, limits::ZSTD_LEVEL, plain)?;
+    if packed.len() > plain.len() - plain.len() / limits::WORTH_UNPACKING {
+        // As it is, in zstd's raw blocks: a few bytes longer, and with a checksum all the same.
+        packed = compress_at(&LEAVER, limits::ZSTD_LEVEL_LEAVING, plain)?;
+    }
+    out.reserve_exact(packed.len());
+    out.extend_from_slice(&packed);
+    Ok(Codec::Zstd)
+}
+
+type Compressor = RefCell<Option<zstd::bulk::Compressor<'static>>>;
+
+fn compress_at(
+    compressor: &'static LocalKey<Compressor>,
+    level: i32,
+    plain: &[u8],
+) -> std::io::Result<Vec<u8>> {
+    compressor.with_borrow_mut(|compressor| {
         if compressor.is_none() {
-            let mut new = zstd::bulk::Compressor::new(limits::ZSTD_LEVEL)?;
+            let mut new = zstd::bulk::Compressor::new(level)?;
             // zstd's own checksum (XXH64, 4 bytes) finds a flipped bit of a frame at the speed of memory.
             new.include_checksum(true)?;
             new.include_contentsize(false)?;
             *compressor = Some(new);
         }
-        let Some(compressor) = compressor else {
-            return Ok(Codec::Stored);
-        };
-        let head = out.len();
-        let packed = compressor.compress(plain)?;
-        // Incompressible bytes are zstd's raw blocks: a few bytes longer, and with a checksum all the same.
-        out.reserve_exact(packed.len());
-        out.extend_from_slice(&packed);
-        debug_assert!(out.len() > head);
-        Ok(Codec::Zstd)
+        let missing = || std::io::Error::other("no compressor");
+        compressor.as_mut().ok_or_else(missing)?.compress(plain)
     })
 }
 
@@ -336,5 +347,31 @@ mod tests {
         }
         assert!(!open.has_room(4096));
         assert!(OpenFrame::default().has_room(500_000));
+    }
+
+    #[test]
+    fn a_frame_that_hardly_shrinks_is_left_as_it_is() {
+        let mut state = 1_u64;
+        let mut random = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        // Numbers whose last byte is always the same: zstd takes off 1/8 or so, and less if it is every 32nd.
+        let every = |n: usize, random: &mut dyn FnMut() -> u8| -> Vec<u8> {
+            (0..65536)
+                .map(|at| if at % n == 0 { 63 } else { random() })
+                .collect()
+        };
+        let left = every(32, &mut random);
+        let sealed = frame(&[&left]);
+        assert!(sealed.bytes.len() > left.len());
+        assert!(
+            sealed
+                .bytes
+                .windows(1000)
+                .any(|bytes| bytes == &left[5000..6000])
+        );
+        let packed = every(4, &mut random);
+        assert!(frame(&[&packed]).bytes.len() < packed.len() * 9 / 10);
     }
 }

@@ -3,9 +3,9 @@
 //! Always: a put that is acknowledged is durable (local files and directories are fsynced); a read is bounded by what the
 //! caller expects. Never: decides what an object means, or deletes a name that it was not given.
 
+mod files;
+
 use std::fmt;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
@@ -140,15 +140,9 @@ impl Store {
         let path = Path::from(name);
         let parts = match &self.local {
             // Straight from the file: over the runtime it takes a thread more, and every buffer is cleared before it is filled.
-            Some(root) => read_file_ranges(&root.join(name), ranges).map_err(|source| {
-                let (path, source) = (name.to_owned(), Box::new(source));
-                if source.kind() == std::io::ErrorKind::NotFound {
-                    object_store::Error::NotFound { path, source }
-                } else {
-                    let store = "the directory";
-                    object_store::Error::Generic { store, source }
-                }
-            }),
+            Some(root) => {
+                files::read_ranges(&root.join(name), ranges).map_err(|e| as_store_error(name, e))
+            }
             None => self.bridge.wait(self.objects.get_ranges(&path, ranges)),
         };
         let parts = parts.map_err(|e| match self.len(name) {
@@ -277,6 +271,16 @@ impl Store {
     }
 }
 
+fn as_store_error(name: &str, source: std::io::Error) -> object_store::Error {
+    let (path, source) = (name.to_owned(), Box::new(source));
+    if source.kind() == std::io::ErrorKind::NotFound {
+        object_store::Error::NotFound { path, source }
+    } else {
+        let store = "the directory";
+        object_store::Error::Generic { store, source }
+    }
+}
+
 /// What an error of a store means.
 fn explain(store: &str, doing: &str, name: &str, error: object_store::Error) -> Error {
     use object_store::Error as Os;
@@ -349,20 +353,6 @@ fn io_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std:
     None
 }
 
-/// Parts of a file. One that ends early gives less than was asked for.
-fn read_file_ranges(path: &FsPath, ranges: &[Range<u64>]) -> std::io::Result<Vec<Bytes>> {
-    let mut file = File::open(path)?;
-    let mut parts = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        let len = range.end - range.start;
-        let mut part = Vec::with_capacity(usize::try_from(len).unwrap_or(usize::MAX));
-        file.seek(SeekFrom::Start(range.start))?;
-        (&mut file).take(len).read_to_end(&mut part)?;
-        parts.push(Bytes::from(part));
-    }
-    Ok(parts)
-}
-
 /// Puts that run beside the caller.
 #[derive(Debug)]
 pub struct Uploads {
@@ -378,11 +368,25 @@ impl Uploads {
         let (objects, store) = (Arc::clone(&self.store.objects), self.store.name.clone());
         self.check()?;
         // The task holds no store, and so no runtime: one that is dropped within itself panics.
+        let large = self
+            .store
+            .local
+            .clone()
+            .filter(|_| bytes.len() >= files::LARGE);
         let started = self.tasks.start(async move {
-            let payload = PutPayload::from_bytes(bytes);
-            let put = objects.put(&Path::from(name.as_str()), payload).await;
-            put.map(drop)
-                .map_err(|e| explain(&store, "writing", &name, e))
+            let put = if let Some(root) = large {
+                let to = name.clone();
+                let put = tokio::task::spawn_blocking(move || files::put(&root, &to, &bytes));
+                let ended = put.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+                ended.map_err(|e| as_store_error(&name, e))
+            } else {
+                let payload = PutPayload::from_bytes(bytes);
+                objects
+                    .put(&Path::from(name.as_str()), payload)
+                    .await
+                    .map(drop)
+            };
+            put.map_err(|e| explain(&store, "writing", &name, e))
         });
         self.failed |= started.is_err();
         started.map(drop)

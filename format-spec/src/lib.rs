@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
+pub mod delta;
 pub mod envelope;
 pub mod error;
 pub mod ids;

@@ -29,6 +29,12 @@ pub const STREAMS_MAX: u64 = 1 << 20;
 /// Packs that one manifest may name: 64 GiB in packs of 16 MiB is 4,096.
 pub const MANIFEST_PACKS_MAX: u64 = 1 << 20;
 
+/// Delta frames of one manifest: 64 GiB of pages, 16 in each.
+pub const DELTA_FRAMES_MAX: u64 = 1 << 22;
+
+/// Deltas that are on top of each other at most. Writers keep far below; a reader's work for one page stays bounded.
+pub const DELTA_CHAIN_MAX: u32 = 16;
+
 /// 64 MiB of index segment: 4 million ids.
 pub const SEGMENT_PLAIN_MAX: u64 = 64 << 20;
 

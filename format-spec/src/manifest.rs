@@ -1,5 +1,6 @@
 #![doc = include_str!("../spec/manifest.md")]
 
+use crate::delta::{self, Deltas};
 use crate::envelope::{self, Codec, ObjectType};
 use crate::error::{FormatError, Result};
 use crate::ids::{DIGEST_LEN, Digest, ID_LEN, PackId};
@@ -152,13 +153,22 @@ pub struct Manifest {
     pub layout: Layout,
     /// Addresses of pages.
     pub maps: Vec<PageMap>,
+    /// What the delta frames are made of that the recipes need, and those that these need.
+    pub deltas: Deltas,
 }
 
 const SECTION_PACKS: u8 = 1;
 const SECTION_STREAMS: u8 = 2;
 const SECTION_LAYOUT: u8 = 3;
 const SECTION_MAPS: u8 = 4;
-const SECTIONS: [u8; 4] = [SECTION_PACKS, SECTION_STREAMS, SECTION_LAYOUT, SECTION_MAPS];
+const SECTION_DELTAS: u8 = 5;
+const SECTIONS: [u8; 5] = [
+    SECTION_PACKS,
+    SECTION_STREAMS,
+    SECTION_LAYOUT,
+    SECTION_MAPS,
+    SECTION_DELTAS,
+];
 /// In a section's number: a reader that does not know it must stop.
 const CRITICAL: u8 = 0x80;
 const WHAT: &str = "manifest";
@@ -173,8 +183,12 @@ impl Manifest {
             self.encode_streams(),
             self.encode_layout(),
             self.encode_maps(),
+            delta::encode(self.deltas.frames()),
         ];
         for (section, body) in SECTIONS.into_iter().zip(bodies) {
+            if section == SECTION_DELTAS && self.deltas.frames().is_empty() {
+                continue;
+            }
             plain.push(section | CRITICAL);
             plain.put_string(&body);
         }
@@ -211,11 +225,14 @@ impl Manifest {
                 }
             }
         }
-        let [packs, streams, layout, maps] =
+        let [packs, streams, layout, maps, deltas] =
             sections.map(|s| s.map(|body| Reader::new(WHAT, body)));
         let missing = || FormatError::invalid(WHAT, "a section is missing");
+        let packs = decode_packs(packs.ok_or_else(missing)?)?;
+        let deltas = deltas.map(|body| delta::decode(body, packs.len()));
         let manifest = Self {
-            packs: decode_packs(packs.ok_or_else(missing)?)?,
+            packs,
+            deltas: deltas.transpose()?.into_iter().flatten().collect(),
             streams: decode_streams(streams.ok_or_else(missing)?)?,
             layout: decode_layout(layout.ok_or_else(missing)?)?,
             maps: decode_maps(maps.ok_or_else(missing)?)?,
@@ -631,6 +648,7 @@ mod tests {
                     runs,
                 },
             ],
+            deltas: Deltas::default(),
         }
     }
 

@@ -76,12 +76,15 @@ pub enum FrameKind {
     /// The chunks themselves.
     #[default]
     Plain = 0,
+    /// Pages, each XORed with its base; see `spec/delta.md`.
+    Xor = 1,
 }
 
 impl FrameKind {
     fn from_number(number: u8) -> Result<Self> {
         match number {
             0 => Ok(Self::Plain),
+            1 => Ok(Self::Xor),
             n => Err(FormatError::UnknownFeature {
                 what: "frame",
                 feature: format!("frame kind {n}"),
@@ -154,7 +157,7 @@ impl FrameHeader {
         let chunks = u64::from(header.chunks);
         let plain_len = u64::from(header.plain_len);
         let lengths_fit = match header.uniform_len {
-            0 => plain_len >= chunks * 4,
+            0 => header.kind == FrameKind::Plain && plain_len >= chunks * 4,
             len => chunks * u64::from(len) == plain_len,
         };
         if !lengths_fit || (header.codec == Codec::Stored && header.payload_len != header.plain_len)

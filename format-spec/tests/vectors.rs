@@ -223,6 +223,15 @@ fn all() -> Vec<Vector> {
             ),
         ),
         vector(
+            "manifest-deltas",
+            Same::Bytes,
+            "the manifest of manifest-recipe with a section of deltas: pages on plain pages, without a base, of 64 KiB, and on other deltas",
+            sealed(
+                ObjectType::Manifest,
+                &self::content(ObjectType::Manifest, &values::manifest_of_deltas().encode()),
+            ),
+        ),
+        vector(
             "manifest",
             content(ObjectType::Manifest),
             "a manifest with pages of 64 KiB behind a phase, a gzip member made from two parts, an attachment, and two page maps, one with pages in the parent",
@@ -465,6 +474,14 @@ fn manifests_are_read() {
     assert_eq!(
         Manifest::decode(&bytes("manifest-later")),
         Ok(values::manifest())
+    );
+}
+
+#[test]
+fn deltas_and_their_bases_are_read() {
+    assert_eq!(
+        Manifest::decode(&bytes("manifest-deltas")),
+        Ok(values::manifest_of_deltas())
     );
 }
 

@@ -222,6 +222,7 @@ mod tests {
                 streams: vec![stream],
                 layout: Layout::default(),
                 maps: vec![map],
+                deltas: cryostore_format::delta::Deltas::default(),
             },
         }
     }

@@ -420,6 +420,7 @@ impl<'r> Plan<'r> {
             streams,
             layout: made.layout,
             maps,
+            deltas: written.deltas,
         };
         let bytes = manifest.encode();
         // What no reader would take must not be committed: names that are too long, more streams or slices than are accepted.

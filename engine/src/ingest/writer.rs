@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use cryostore_format::delta::Deltas;
 use cryostore_format::manifest::{Body, Role, Stream, StreamIndex, Transform};
 use cryostore_format::pack::FrameEntry;
 use cryostore_format::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};
@@ -65,6 +66,8 @@ pub(super) struct Writer<'r> {
     /// The stream whose chunks are in the open frame.
     writing: Option<StreamIndex>,
     classes: Classes,
+    /// Delta frames that the recipes need, and what these need.
+    deltas: Deltas,
     pages: Vec<Page>,
     found: Vec<Found>,
 }
@@ -103,6 +106,7 @@ pub(super) struct Written {
     pub(super) packs: Vec<PackId>,
     pub(super) streams: Vec<Stream>,
     pub(super) classes: Classes,
+    pub(super) deltas: Deltas,
 }
 
 fn count(class: &mut ClassCount, pages: u64, bytes: u64) {
@@ -137,6 +141,7 @@ impl<'r> Writer<'r> {
             streams: Vec::new(),
             writing: None,
             classes: Classes::default(),
+            deltas: Deltas::default(),
             pages: Vec::new(),
             found: Vec::new(),
         }
@@ -334,6 +339,7 @@ impl<'r> Writer<'r> {
             packs: self.packs.packs,
             streams,
             classes: self.classes,
+            deltas: self.deltas,
         };
         Ok((
             written,

@@ -4,6 +4,7 @@
 
 pub mod directories;
 mod map;
+pub mod reading;
 pub mod writer;
 
 use cryostore_format::PackId;

@@ -11,15 +11,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, mpsc};
 
 use cryostore_format::manifest::{Body, Manifest, zeros_mark};
+use cryostore_format::recipe::{FrameRef, Slice};
 use cryostore_format::snapshot::SnapshotRecord;
-use cryostore_format::{ChunkHash, Digest, IdKey};
+use cryostore_format::{ChunkHash, Digest};
 
-use super::decode::{Derived, Fetched, Frames, decode_window, fetch};
-use super::plan::{From, Plan, Window};
-use crate::codec::frame;
+use super::decode::{Derived, decode_window, fetch};
+use super::plan::{Plan, Window};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::monitor::{Monitor, Phase, keep_going};
+use crate::pack::reading::{Fetched, Reading, frame_hashes};
 use crate::repo::Repository;
 
 /// Where an archive goes.
@@ -151,7 +152,7 @@ pub(super) fn run(
         check_streams(repo, manifest)?;
     }
     let (to_decode, fetched) =
-        mpsc::sync_channel::<Result<(Window, Frames)>>(limits::WINDOWS_WAITING);
+        mpsc::sync_channel::<Result<(Window, Reading)>>(limits::WINDOWS_WAITING);
     let at_once = (2 * rayon::current_num_threads()).min(limits::WINDOWS_DECODING);
     let (to_write, decoding) = mpsc::sync_channel::<(Window, Decoding)>(at_once);
     let (empty, reuse) = mpsc::channel::<Vec<u8>>();
@@ -160,12 +161,12 @@ pub(super) fn run(
     let (fetched_bytes, digest) = std::thread::scope(|scope| -> Result<(Fetched, Digest)> {
         let fetcher = scope.spawn(move || -> Fetched {
             let mut count = Fetched::default();
-            let mut next = || -> Result<Option<(Window, Frames)>> {
+            let mut next = || -> Result<Option<(Window, Reading)>> {
                 let Some(window) = plan.next_window()? else {
                     return Ok(None);
                 };
-                let frames = fetch(store, manifest, &window.parts, &mut count)?;
-                Ok(Some((window, frames)))
+                let reading = fetch(store, manifest, &window.parts, &mut count)?;
+                Ok(Some((window, reading)))
             };
             while let Some(step) = next().transpose() {
                 let failed = step.is_err();
@@ -181,7 +182,7 @@ pub(super) fn run(
             let (fetched, to_write) = (fetched, to_write);
             for step in &fetched {
                 keep_going(monitor)?;
-                let (window, frames) = step?;
+                let (window, reading) = step?;
                 let done = window.at + window.len as u64;
                 let (result, decoding) = mpsc::sync_channel(1);
                 if window.is_zero() {
@@ -191,7 +192,7 @@ pub(super) fn run(
                     let buffer = reuse.try_recv().unwrap_or_default();
                     tasks.spawn(move |_| {
                         let bytes =
-                            decode_window(store, manifest, &window, &frames, derived, buffer);
+                            decode_window(store, manifest, &window, reading, derived, buffer);
                         let _ = result.send(bytes.map(Some));
                     });
                 }
@@ -293,71 +294,34 @@ fn stream_digest(
 ) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
     let mut zeros = 0_u64;
-    let mut plan = Plan::stream(manifest, stream)?;
-    let mut partial = Partial::default();
-    while let Some(window) = plan.next_window()? {
-        let frames = fetch(repo.store(), manifest, &window.parts, count)?;
-        for part in &window.parts {
-            match part.from {
-                From::Zero => zeros += part.len,
-                // A slice that is cut by a window's border counts once.
-                From::Frame(_, from) if from > 0 => {}
-                From::Frame(slice, _) => {
-                    let bytes = frames
-                        .get(&slice.frame)
-                        .ok_or_else(|| Error::new(Kind::Internal, "a frame was not fetched"))?;
-                    if zeros > 0 {
-                        hasher.update(&zeros_mark(std::mem::take(&mut zeros)));
-                    }
-                    let hashes = partial
-                        .hashes(&slice.frame, bytes, repo.key())
-                        .map_err(|e| {
-                            Error::stored(
-                                format!(
-                                    "frame at byte {} of pack number {}",
-                                    slice.frame.offset, slice.frame.pack
-                                ),
-                                e,
-                            )
-                        })?;
-                    let wanted = hashes
-                        .get(usize::from(slice.skip)..usize::from(slice.skip + slice.take))
-                        .unwrap_or_default();
-                    wanted.iter().for_each(|hash| {
-                        hasher.update(hash.as_bytes());
-                    });
-                }
-                From::Derived(..) => {
-                    return Err(Error::new(
-                        Kind::Internal,
-                        "a stream in chunks with a derived part",
-                    ));
-                }
+    let slices = manifest.slices(stream);
+    let slices = slices
+        .ok_or_else(|| Error::new(Kind::Internal, "a stream in chunks with a derived part"))?;
+    // The hashes of the last frame, which often comes again.
+    let mut last: Option<(FrameRef, Vec<ChunkHash>)> = None;
+    for slice in slices {
+        let slice = match slice.map_err(|e| Error::stored("the manifest", e))? {
+            Slice::Zero { len } => {
+                zeros += len;
+                continue;
             }
+            Slice::Frame(slice) => slice,
+        };
+        if zeros > 0 {
+            hasher.update(&zeros_mark(std::mem::take(&mut zeros)));
         }
+        if last.as_ref().is_none_or(|(frame, _)| *frame != slice.frame) {
+            let hashes = frame_hashes(repo.store(), manifest, slice.frame, repo.key(), count)?;
+            last = Some((slice.frame, hashes));
+        }
+        let hashes = last.as_ref().map_or(&[][..], |(_, hashes)| hashes);
+        let wanted = hashes.get(usize::from(slice.skip)..usize::from(slice.skip + slice.take));
+        wanted.unwrap_or_default().iter().for_each(|hash| {
+            hasher.update(hash.as_bytes());
+        });
     }
     if zeros > 0 {
         hasher.update(&zeros_mark(zeros));
     }
     Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
-}
-
-/// Hashes of the last frame, which often comes again.
-#[derive(Default)]
-struct Partial {
-    last: Option<(cryostore_format::recipe::FrameRef, Vec<ChunkHash>)>,
-}
-
-impl Partial {
-    fn hashes(
-        &mut self,
-        of: &cryostore_format::recipe::FrameRef,
-        bytes: &[u8],
-        key: &IdKey,
-    ) -> std::result::Result<&[ChunkHash], cryostore_format::FormatError> {
-        if self.last.as_ref().is_none_or(|(last, _)| last != of) {
-            self.last = Some((*of, frame::verify(bytes, key)?));
-        }
-        Ok(self.last.as_ref().map_or(&[], |(_, hashes)| hashes))
-    }
 }

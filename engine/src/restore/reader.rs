@@ -3,6 +3,7 @@
 //! Always: reads the frames that it needs and nothing else. Every frame is checked by the checksum in it; the digest of the whole is not (it is not read).
 //! Never: goes through the archive from its start.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,10 +11,11 @@ use cryostore_format::manifest::{Body, Manifest, MapOf, Role, RunPlace, StreamIn
 use cryostore_format::recipe::{FrameSlice, Slice};
 use cryostore_format::snapshot::SnapshotRecord;
 
-use super::decode::{Derived, Fetched, decode, fetch, read_stream};
+use super::decode::{Derived, decode, fetch, read_stream};
 use super::plan::{From, Part};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::pack::reading::Fetched;
 use crate::repo::Repository;
 
 /// Where a page is.
@@ -313,14 +315,18 @@ impl<'r> CheckpointReader<'r> {
             let (batch, after) = left.split_at(n);
             let bytes: u64 = batch.iter().map(|part| part.len).sum();
             let (target, next) = rest.split_at_mut(usize::try_from(bytes).unwrap_or(usize::MAX));
-            let frames = fetch(store, &self.manifest, batch, count)?;
+            let reading = fetch(store, &self.manifest, batch, count)?;
+            let more = Cell::new(Fetched::default());
             decode(
+                store,
                 &self.manifest,
                 batch,
-                &frames,
+                reading,
                 |stream| derived.get(store, &self.manifest, stream, count),
+                |fetched| more.set(more.get().and(fetched)),
                 target,
             )?;
+            *count = count.and(more.get());
             left = after;
             rest = next;
         }

@@ -1,5 +1,6 @@
 //! What the golden vectors hold, as values.
 
+use cryostore_format::delta::{BaseRun, DeltaFrame, Deltas};
 use cryostore_format::envelope::Codec;
 use cryostore_format::manifest::{
     AddressRun, Body, Layout, Manifest, MapOf, PageMap, Piece, Role, RunPlace, Stream, StreamIndex,
@@ -226,6 +227,7 @@ pub fn manifest_of_recipe() -> Manifest {
         streams,
         layout,
         maps: Vec::new(),
+        deltas: Deltas::default(),
     }
 }
 
@@ -299,6 +301,47 @@ pub fn manifest() -> Manifest {
                 runs: Vec::new(),
             },
         ],
+        deltas: Deltas::default(),
+    }
+}
+
+/// [`manifest_of_recipe`] with three delta frames: one on plain pages and with pages that have no base, one of 64 KiB pages, and one on top of the first.
+pub fn manifest_of_deltas() -> Manifest {
+    let base = |slice, version| BaseRun {
+        base: slice,
+        version,
+    };
+    let page = |frame, skip, take| slice(frame, skip, take, u64::from(take) * 4096);
+    let (first, large, second) = (frame_ref(2, 0), frame_ref(2, 1), frame_ref(2, 5));
+    let deltas = vec![
+        DeltaFrame {
+            frame: first,
+            page_size: 4096,
+            bases: vec![
+                base(page(frame_ref(0, 0), 4, 10), 1),
+                base(Slice::Zero { len: 2 * 4096 }, 0),
+                base(page(frame_ref(1, 3), 15, 1), 1),
+                base(page(frame_ref(1, 4), 0, 3), 1),
+            ],
+        },
+        DeltaFrame {
+            frame: large,
+            page_size: 65_536,
+            bases: vec![base(slice(frame_ref(0, 9), 0, 16, 16 * 65_536), 1)],
+        },
+        DeltaFrame {
+            frame: second,
+            page_size: 4096,
+            bases: vec![
+                base(page(first, 0, 6), 2),
+                base(page(first, 6, 2), 3),
+                base(page(frame_ref(0, 0), 2, 8), 4),
+            ],
+        },
+    ];
+    Manifest {
+        deltas: deltas.into_iter().collect(),
+        ..manifest_of_recipe()
     }
 }
 

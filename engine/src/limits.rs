@@ -7,9 +7,18 @@ pub const SLABS_WAITING: usize = 1;
 
 /// 64 KiB: ratios are flat beyond (1.91 at 64 KiB, zstd level 1), and a page that is read alone costs one frame.
 pub const FRAME_PLAIN: usize = 64 << 10;
-/// Frames that may still be at work when the next slab is looked at. With the slab's own 64 frames that is 6 MiB, and as much sealed: enough
-/// for every core while the next slab is hashed.
-pub const FRAMES_AT_ONCE: usize = 32;
+/// 2 MiB of chunks may still be at work in frames when the next slab is looked at. With the slab's own that is 6 MiB, as much sealed, and for deltas twice as
+/// much again: enough for every core while the next slab is hashed.
+pub const SEALING: usize = 2 << 20;
+/// 256 KiB of changed pages are compared with their bases together, and make one delta frame at most: its header and its line in the manifest are then a
+/// small part of what is left of it.
+pub const DELTA_PLAIN: usize = 256 << 10;
+/// A page is stored as a delta if at most one word in so many differs from its base.
+pub const DELTA_NEAR: usize = 4;
+/// The version of a page up to which it is made of an earlier one; then it is stored plainly again. Chains are 6 long at most.
+pub const DELTA_VERSIONS: u8 = 63;
+/// Delta frames of the base whose ids this node did not keep, put together and remembered: 64 pages of 32 bytes each, 2 MiB in all.
+pub const DELTA_IDS: usize = 1024;
 /// 16 MiB: a pack is one request to an object store; larger ones gain nothing there and cost memory.
 pub const PACK_LEN: usize = 16 << 20;
 /// Packs in flight to the store, besides the one being filled: 32 MiB.

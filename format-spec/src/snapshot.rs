@@ -122,14 +122,23 @@ pub struct Classes {
     pub same: ClassCount,
     /// Already stored, found elsewhere.
     pub elsewhere: ClassCount,
-    /// Stored by this snapshot.
+    /// Stored by this snapshot, as they are.
     pub new: ClassCount,
+    /// Stored by this snapshot, as what differs from the base.
+    #[serde(default, skip_serializing_if = "ClassCount::is_none")]
+    pub delta: ClassCount,
+}
+
+impl ClassCount {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What the import cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// The four classes.
+    /// The five classes.
     pub classes: Classes,
     /// Bytes of all objects that the import put.
     pub bytes_added: u64,

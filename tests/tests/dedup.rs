@@ -177,13 +177,14 @@ fn an_unchanged_checkpoint_of_1_gib_adds_at_most_64_kib() {
     );
 }
 
-fn pages_of(snapshot: &SnapshotRecord) -> [u64; 4] {
+fn pages_of(snapshot: &SnapshotRecord) -> [u64; 5] {
     let classes = snapshot.cost.classes;
     [
         classes.zero.pages,
         classes.same.pages,
         classes.elsewhere.pages,
         classes.new.pages,
+        classes.delta.pages,
     ]
 }
 
@@ -196,16 +197,16 @@ fn pages_that_moved_are_found_elsewhere_and_a_changed_one_costs_one_page() {
         .import_bytes("in.tar", &checkpoint(&pages, 4096))
         .unwrap()
         .snapshot;
-    assert_eq!(pages_of(&first), [10, 0, 0, 1990]);
+    assert_eq!(pages_of(&first), [10, 0, 0, 1990, 0]);
     let mut changed = pages.clone();
     changed[1234 * 4096 + 99] ^= 1;
     let second = place
         .import_bytes("in.tar", &checkpoint(&changed, 4096))
         .unwrap()
         .snapshot;
-    assert_eq!(pages_of(&second), [10, 1989, 0, 1]);
+    assert_eq!(pages_of(&second), [10, 1989, 0, 0, 1]);
     assert!(
-        second.cost.bytes_added < 4096 + (4 << 10),
+        second.cost.bytes_added < 4 << 10,
         "{}",
         second.cost.bytes_added
     );
@@ -214,7 +215,7 @@ fn pages_that_moved_are_found_elsewhere_and_a_changed_one_costs_one_page() {
     let third = place
         .import_bytes("in.tar", &checkpoint(&moved, 4096))
         .unwrap();
-    assert_eq!(pages_of(&third.snapshot), [10, 0, 1990, 1]);
+    assert_eq!(pages_of(&third.snapshot), [10, 0, 1990, 1, 0]);
     assert!(
         third.index_lookups < 2500,
         "each at most once, and few: {}",
@@ -234,7 +235,7 @@ fn pages_that_moved_are_found_elsewhere_and_a_changed_one_costs_one_page() {
         .import_bytes("in.tar", &checkpoint_of("other", &pages, 4096))
         .unwrap()
         .snapshot;
-    assert_eq!((fifth.base, pages_of(&fifth)), (None, [10, 0, 1990, 0]));
+    assert_eq!((fifth.base, pages_of(&fifth)), (None, [10, 0, 1990, 0, 0]));
     let tars = [
         (first, pages.clone()),
         (second, changed),
@@ -263,7 +264,7 @@ fn equal_pages_of_one_checkpoint_are_stored_once() {
         let snapshot = import_bytes(&repo, &tar, BaseChoice::Newest).snapshot;
         assert_eq!(
             pages_of(&snapshot),
-            [0, 0, 1490, 10],
+            [0, 0, 1490, 10, 0],
             "with a cache: {cache}"
         );
         assert!(
@@ -300,7 +301,7 @@ fn without_a_cache_directory_the_base_is_enough() {
         (second.snapshot.base, second.index_lookups),
         (Some(first.id), 0)
     );
-    assert_eq!(second.snapshot.cost.classes.new.pages, 1);
+    assert_eq!(second.snapshot.cost.classes.delta.pages, 1);
     assert!(
         second.snapshot.cost.bytes_added < 16 << 10,
         "{:?}",
@@ -314,7 +315,7 @@ fn without_a_cache_directory_the_base_is_enough() {
     )
     .snapshot;
     assert_eq!(
-        (by_id.base, by_id.cost.classes.new.pages),
+        (by_id.base, by_id.cost.classes.delta.pages),
         (Some(first.id), 1)
     );
     let none = import_bytes(&repo, &tar(&pages), BaseChoice::None).snapshot;
@@ -332,7 +333,7 @@ fn the_index_is_filled_from_the_store_where_a_node_has_none() {
         let repo = open_at(&place.store_dir(), Some(cache)).unwrap();
         let snapshot =
             import_bytes(&repo, &checkpoint_of(when, &pages, 4096), BaseChoice::None).snapshot;
-        assert_eq!(pages_of(&snapshot), [0, 0, 3000, 0], "{when}");
+        assert_eq!(pages_of(&snapshot), [0, 0, 3000, 0, 0], "{when}");
     };
     found("another node", &place.path("other-cache"));
     fs::remove_dir_all(place.cache_dir()).unwrap();

@@ -666,7 +666,7 @@ fn left_over_images_of_podman_are_imported_and_do_not_hide_the_live_ones() {
         (
             classes.same.pages,
             classes.elsewhere.pages,
-            classes.new.pages
+            classes.delta.pages
         ),
         (7, 4, 1),
         "{classes:?}"

@@ -69,6 +69,12 @@ impl OpenFrame {
         Ok(number)
     }
 
+    /// Bytes of its chunks.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// True without chunks.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -91,38 +97,53 @@ impl OpenFrame {
             plain.append(&mut self.bytes);
             self.bytes = plain;
         }
-        let plain = self.bytes;
-        let internal = |what: &str| {
-            Error::new(
-                Kind::Internal,
-                format!("a frame of {} bytes: {what}", plain.len()),
-            )
-        };
-        let mut bytes = vec![0; FRAME_HEADER_LEN];
-        let codec = compress(&plain, &mut bytes).map_err(|e| internal("zstd").because(e))?;
-        let header = FrameHeader {
-            kind: FrameKind::Plain,
-            codec,
-            chunks: u16::try_from(self.lengths.len()).map_err(|_| internal("too many chunks"))?,
-            plain_len: u32::try_from(plain.len()).map_err(|_| internal("too long"))?,
-            payload_len: u32::try_from(bytes.len() - FRAME_HEADER_LEN)
-                .map_err(|_| internal("too long"))?,
-            uniform_len,
-            digest: chunks_digest(&self.hashes),
-        };
-        bytes[..FRAME_HEADER_LEN].copy_from_slice(&header.encode());
-        let same = with_frame(&bytes, |_, again| again == plain)
-            .map_err(|e| internal("reading it back").because(e))?;
-        if !same {
-            return Err(internal("it does not read back as it was")
-                .hint("the memory of this machine may be faulty: test it; nothing was stored"));
-        }
-        Ok(SealedFrame {
-            header,
-            bytes,
-            hashes: self.hashes,
-        })
+        seal(FrameKind::Plain, &self.bytes, uniform_len, self.hashes)
     }
+}
+
+/// Makes a frame of pages that were XORed with their bases; `hashes` are those of the pages themselves.
+pub fn seal_delta(hashes: Vec<ChunkHash>, xored: &[u8], page_len: usize) -> Result<SealedFrame> {
+    let page_len = u32::try_from(page_len)
+        .map_err(|_| Error::new(Kind::Internal, format!("a page of {page_len} bytes")))?;
+    seal(FrameKind::Xor, xored, page_len, hashes)
+}
+
+fn seal(
+    kind: FrameKind,
+    plain: &[u8],
+    uniform_len: u32,
+    hashes: Vec<ChunkHash>,
+) -> Result<SealedFrame> {
+    let internal = |what: &str| {
+        Error::new(
+            Kind::Internal,
+            format!("a frame of {} bytes: {what}", plain.len()),
+        )
+    };
+    let mut bytes = vec![0; FRAME_HEADER_LEN];
+    let codec = compress(plain, &mut bytes).map_err(|e| internal("zstd").because(e))?;
+    let header = FrameHeader {
+        kind,
+        codec,
+        chunks: u16::try_from(hashes.len()).map_err(|_| internal("too many chunks"))?,
+        plain_len: u32::try_from(plain.len()).map_err(|_| internal("too long"))?,
+        payload_len: u32::try_from(bytes.len() - FRAME_HEADER_LEN)
+            .map_err(|_| internal("too long"))?,
+        uniform_len,
+        digest: chunks_digest(&hashes),
+    };
+    bytes[..FRAME_HEADER_LEN].copy_from_slice(&header.encode());
+    let same = with_frame(&bytes, |_, again| again == plain)
+        .map_err(|e| internal("reading it back").because(e))?;
+    if !same {
+        return Err(internal("it does not read back as it was")
+            .hint("the memory of this machine may be faulty: test it; nothing was stored"));
+    }
+    Ok(SealedFrame {
+        header,
+        bytes,
+        hashes,
+    })
 }
 
 thread_local! {

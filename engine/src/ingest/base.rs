@@ -17,7 +17,7 @@ use crate::pack::directories::PackDirectory;
 #[derive(Debug)]
 pub(super) struct Base {
     pub(super) id: SnapshotId,
-    pub(super) manifest: Manifest,
+    pub(super) manifest: Arc<Manifest>,
 }
 
 /// A chunk of the base: its frame (its pack by number in the base's table), and its number within the frame.
@@ -57,6 +57,31 @@ impl Base {
             slice_start: 0,
             page_size: page_size.into(),
         })
+    }
+
+    /// Id → chunk, for the pages of delta frames whose ids this node has, as many as are kept in memory.
+    pub(super) fn delta_pages(
+        &self,
+        mut directory: impl FnMut(PackId) -> Option<Arc<PackDirectory>>,
+    ) -> HashMap<ChunkId, BaseChunk> {
+        let mut out = HashMap::new();
+        // The newest stand last.
+        for delta in self.manifest.deltas.frames().iter().rev() {
+            let frame = delta.frame;
+            let pack = self.manifest.packs.get(frame.pack as usize);
+            let Some(directory) = pack.and_then(|pack| directory(*pack)) else {
+                continue;
+            };
+            for number in 0..frame.chunks {
+                if out.len() >= limits::BASE_CHUNKS {
+                    return out;
+                }
+                if let Some(id) = directory.id(frame.first_chunk + u32::from(number)) {
+                    out.entry(id).or_insert(BaseChunk { frame, number });
+                }
+            }
+        }
+        out
     }
 
     /// Id → chunk, for all chunks of streams that are no page images, as many as are kept in memory.
@@ -217,13 +242,13 @@ mod tests {
         };
         Base {
             id: SnapshotId::default(),
-            manifest: Manifest {
+            manifest: Arc::new(Manifest {
                 packs: vec![PackId::default()],
                 streams: vec![stream],
                 layout: Layout::default(),
                 maps: vec![map],
                 deltas: cryostore_format::delta::Deltas::default(),
-            },
+            }),
         }
     }
 

@@ -1,15 +1,17 @@
 //! Owns the way of new chunks into the store: frames, sealed side by side; packs, put beside the work.
 //!
-//! Always: frames are numbered in the order in which they were begun, and end up in packs in that order. At most one frame is open,
-//! and it holds chunks of one stream. Never: more packs in memory than the one being filled and [`limits::UPLOADS`] on their way.
+//! Always: frames end up in packs in the order in which they were closed. At most one frame and one batch of changed pages are open,
+//! with chunks of one stream. Never: more packs in memory than the one being filled and [`limits::UPLOADS`] on their way.
 
 use std::collections::VecDeque;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
-use cryostore_format::pack::FrameEntry;
+use cryostore_format::manifest::Manifest;
+use cryostore_format::pack::{FrameEntry, FrameKind};
 use cryostore_format::segment::{PackIds, Segment};
 use cryostore_format::{ChunkHash, PackId, SegmentId};
 
+use super::deltas::{OpenBatch, PageBase, SealedBatch};
 use crate::codec::frame::{OpenFrame, SealedFrame};
 use crate::env::{Env, random_id};
 use crate::error::{Error, Kind, Result};
@@ -29,6 +31,23 @@ pub(super) struct Placed {
     pub(super) entry: FrameEntry,
 }
 
+/// Where the chunks of what was one open frame lie.
+#[derive(Debug)]
+pub(super) enum Lies {
+    /// In one frame, in their order.
+    Together(Placed),
+    /// For each chunk: number of its frame, and its number within.
+    Apart(Vec<Placed>, Vec<(u16, u16)>),
+}
+
+/// A delta frame that was placed, and the bases of its pages.
+#[derive(Debug)]
+pub(super) struct PlacedDelta {
+    pub(super) placed: Placed,
+    pub(super) page_size: u32,
+    pub(super) bases: Vec<PageBase>,
+}
+
 /// What was put.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Put {
@@ -36,8 +55,24 @@ pub(super) struct Put {
     pub(super) bytes: u64,
 }
 
-/// A frame that was sealed.
-type Sealed = (FrameNumber, Result<SealedFrame>);
+/// What was made of an open frame.
+#[derive(Debug)]
+enum Sealed {
+    Plain(SealedFrame),
+    Batch(SealedBatch),
+}
+
+/// A frame that is being sealed.
+#[derive(Debug)]
+struct Sealing {
+    number: FrameNumber,
+    /// Bytes of its chunks.
+    bytes: usize,
+    /// It has been, and waits for its turn.
+    sealed: Option<Result<Sealed>>,
+}
+
+type Results = (FrameNumber, Result<Sealed>);
 
 fn lost() -> Error {
     Error::new(Kind::Internal, "a frame was lost while it was sealed")
@@ -47,13 +82,24 @@ fn lost() -> Error {
 #[derive(Debug)]
 pub(super) struct FrameSink<'r> {
     env: &'r dyn Env,
+    store: Store,
     uploads: Uploads,
-    open: OpenFrame,
-    /// Closed, not in a pack yet, in order; what has been sealed out of turn waits here.
-    sealing: VecDeque<Option<Result<SealedFrame>>>,
-    sealed: (mpsc::Sender<Sealed>, mpsc::Receiver<Sealed>),
-    placed: Vec<Placed>,
+    /// What deltas are made against.
+    base: Option<Arc<Manifest>>,
+    open: (FrameNumber, OpenFrame),
+    /// Changed pages that may become deltas.
+    batch: (FrameNumber, OpenBatch),
+    next_number: FrameNumber,
+    /// Closed, not in a pack yet, in order.
+    sealing: VecDeque<Sealing>,
+    sealed: (mpsc::Sender<Results>, mpsc::Receiver<Results>),
+    /// By frame number.
+    lies: Vec<Option<Lies>>,
+    deltas: Vec<PlacedDelta>,
+    warnings: Vec<String>,
     pack: Option<PackWriter>,
+    /// Deltas have packs of their own: all chunks of other packs have ids.
+    delta_pack: Option<PackWriter>,
     /// Packs of this session whose ids are in no segment yet.
     unlisted: Vec<PackIds>,
     /// Packs that were put since they were last asked for.
@@ -64,15 +110,22 @@ pub(super) struct FrameSink<'r> {
 }
 
 impl<'r> FrameSink<'r> {
-    pub(super) fn new(store: &Store, env: &'r dyn Env) -> Self {
+    pub(super) fn new(store: &Store, env: &'r dyn Env, base: Option<Arc<Manifest>>) -> Self {
         Self {
             env,
+            store: store.clone(),
             uploads: store.uploads(limits::UPLOADS),
-            open: OpenFrame::default(),
+            base,
+            open: Default::default(),
+            batch: Default::default(),
+            next_number: 0,
             sealing: VecDeque::new(),
             sealed: mpsc::channel(),
-            placed: Vec::new(),
+            lies: Vec::new(),
+            deltas: Vec::new(),
+            warnings: Vec::new(),
             pack: None,
+            delta_pack: None,
             unlisted: Vec::new(),
             ended: Vec::new(),
             put: Put::default(),
@@ -83,34 +136,89 @@ impl<'r> FrameSink<'r> {
 
     /// Takes in a chunk: number of its frame, and its number within.
     pub(super) fn push(&mut self, hash: ChunkHash, chunk: &[u8]) -> Result<(FrameNumber, u16)> {
-        if !self.open.has_room(chunk.len()) {
-            self.close()?;
+        if !self.open.1.has_room(chunk.len()) {
+            self.close_open();
         }
-        let number = self.open.push(hash, chunk)?;
-        Ok((self.open_number()?, number))
-    }
-
-    fn open_number(&self) -> Result<FrameNumber> {
-        FrameNumber::try_from(self.placed.len() + self.sealing.len())
-            .map_err(|_| Error::new(Kind::Unsupported, "more than 2^32 frames in one checkpoint"))
-    }
-
-    /// Closes the open frame; it is sealed beside the work.
-    pub(super) fn close(&mut self) -> Result<()> {
-        if !self.open.is_empty() {
-            let number = self.open_number()?;
-            let (frame, done) = (std::mem::take(&mut self.open), self.sealed.0.clone());
-            self.sealing.push_back(None);
-            rayon::spawn(move || {
-                let _ = done.send((number, frame.seal()));
-            });
+        if self.open.1.is_empty() {
+            self.open.0 = self.number()?;
         }
-        Ok(())
+        let number = self.open.1.push(hash, chunk)?;
+        Ok((self.open.0, number))
     }
 
-    /// Where a frame lies, once it was sealed.
-    pub(super) fn place(&self, frame: FrameNumber) -> Option<&Placed> {
-        self.placed.get(frame as usize)
+    /// Takes in a page that may be stored as what differs from its base.
+    pub(super) fn push_changed(
+        &mut self,
+        hash: ChunkHash,
+        page: &[u8],
+        base: PageBase,
+    ) -> Result<(FrameNumber, u16)> {
+        if !self.batch.1.has_room(page.len()) {
+            self.close_batch();
+        }
+        if self.batch.1.is_empty() {
+            self.batch.0 = self.number()?;
+        }
+        let number = self.batch.1.push(hash, page, base)?;
+        Ok((self.batch.0, number))
+    }
+
+    fn number(&mut self) -> Result<FrameNumber> {
+        let number = self.next_number;
+        self.next_number = number.checked_add(1).ok_or_else(|| {
+            Error::new(Kind::Unsupported, "more than 2^32 frames in one checkpoint")
+        })?;
+        self.lies.push(None);
+        Ok(number)
+    }
+
+    /// Closes what is open; it is sealed beside the work.
+    pub(super) fn close(&mut self) {
+        self.close_open();
+        self.close_batch();
+    }
+
+    fn close_open(&mut self) {
+        if !self.open.1.is_empty() {
+            let (number, frame) = std::mem::take(&mut self.open);
+            self.start(number, frame.len(), move || frame.seal().map(Sealed::Plain));
+        }
+    }
+
+    fn close_batch(&mut self) {
+        if self.batch.1.is_empty() {
+            return;
+        }
+        let (number, batch) = std::mem::take(&mut self.batch);
+        let Some(base) = self.base.clone() else {
+            return;
+        };
+        let store = self.store.clone();
+        self.start(number, batch.len(), move || {
+            batch.seal(&store, &base).map(Sealed::Batch)
+        });
+    }
+
+    fn start(
+        &mut self,
+        number: FrameNumber,
+        bytes: usize,
+        seal: impl FnOnce() -> Result<Sealed> + Send + 'static,
+    ) {
+        self.sealing.push_back(Sealing {
+            number,
+            bytes,
+            sealed: None,
+        });
+        let done = self.sealed.0.clone();
+        rayon::spawn(move || {
+            let _ = done.send((number, seal()));
+        });
+    }
+
+    /// Where the chunks of a frame lie, once it was sealed.
+    pub(super) fn place(&self, frame: FrameNumber) -> Option<&Lies> {
+        self.lies.get(frame as usize)?.as_ref()
     }
 
     /// True if no frame waits to be put into a pack.
@@ -118,9 +226,9 @@ impl<'r> FrameSink<'r> {
         self.sealing.is_empty()
     }
 
-    /// Adds to packs what has been sealed by now. Waits only when [`limits::FRAMES_AT_ONCE`] frames are at work.
+    /// Adds to packs what has been sealed by now. Waits only when more than [`limits::SEALING`] bytes are at work.
     pub(super) fn advance(&mut self, index: &Index, directories: &Directories) -> Result<()> {
-        self.add_sealed(limits::FRAMES_AT_ONCE, index, directories)
+        self.add_sealed(limits::SEALING, index, directories)
     }
 
     /// Adds all closed frames to packs.
@@ -128,41 +236,84 @@ impl<'r> FrameSink<'r> {
         self.add_sealed(0, index, directories)
     }
 
-    /// Adds sealed frames to packs, in order, until no more than `left` are still at work.
+    /// Adds sealed frames to packs, in order, until no more than `left` bytes are still at work.
     fn add_sealed(&mut self, left: usize, index: &Index, directories: &Directories) -> Result<()> {
         loop {
-            while let Some(Some(frame)) = self.sealing.front_mut().map(Option::take) {
-                self.sealing.pop_front();
-                self.add(&frame?, index, directories)?;
+            while let Some(sealed) = self.sealing.front_mut().and_then(|s| s.sealed.take()) {
+                let number = self.sealing.pop_front().ok_or_else(lost)?.number;
+                let lies = match sealed? {
+                    Sealed::Plain(frame) => Lies::Together(self.add(&frame, index, directories)?),
+                    Sealed::Batch(batch) => self.add_batch(batch, index, directories)?,
+                };
+                *self.lies.get_mut(number as usize).ok_or_else(lost)? = Some(lies);
             }
-            let sealed = if self.sealing.len() > left {
+            let at_work: usize = self.sealing.iter().map(|s| s.bytes).sum();
+            let (number, sealed) = if at_work > left {
                 self.sealed.1.recv().map_err(|_| lost())?
             } else if let Ok(sealed) = self.sealed.1.try_recv() {
                 sealed
             } else {
                 return Ok(());
             };
-            let place = (sealed.0 as usize).checked_sub(self.placed.len());
-            *place
-                .and_then(|n| self.sealing.get_mut(n))
-                .ok_or_else(lost)? = Some(sealed.1);
+            let place = self.sealing.iter_mut().find(|s| s.number == number);
+            place.ok_or_else(lost)?.sealed = Some(sealed);
         }
     }
 
-    fn add(&mut self, frame: &SealedFrame, index: &Index, directories: &Directories) -> Result<()> {
-        let env = self.env;
-        let pack = self
-            .pack
-            .get_or_insert_with(|| PackWriter::new(PackId::from_bytes(random_id(env))));
-        let entry = pack.push(frame)?;
-        self.placed.push(Placed {
-            pack: pack.id(),
-            entry,
-        });
-        if pack.is_full() {
-            self.end_pack(index, directories)?;
+    fn add_batch(
+        &mut self,
+        batch: SealedBatch,
+        index: &Index,
+        directories: &Directories,
+    ) -> Result<Lies> {
+        self.warnings.extend(batch.warning);
+        let mut frames = Vec::with_capacity(batch.frames.len());
+        for (frame, bases) in batch.frames {
+            let placed = self.add(&frame, index, directories)?;
+            if frame.header.kind == FrameKind::Xor {
+                self.deltas.push(PlacedDelta {
+                    placed,
+                    page_size: frame.header.uniform_len,
+                    bases,
+                });
+            }
+            frames.push(placed);
         }
-        Ok(())
+        Ok(Lies::Apart(frames, batch.places))
+    }
+
+    fn add(
+        &mut self,
+        frame: &SealedFrame,
+        index: &Index,
+        directories: &Directories,
+    ) -> Result<Placed> {
+        let env = self.env;
+        let delta = frame.header.kind == FrameKind::Xor;
+        let pack = if delta {
+            &mut self.delta_pack
+        } else {
+            &mut self.pack
+        };
+        let pack = pack.get_or_insert_with(|| PackWriter::new(PackId::from_bytes(random_id(env))));
+        let placed = Placed {
+            entry: pack.push(frame)?,
+            pack: pack.id(),
+        };
+        if pack.is_full() {
+            self.end_pack(delta, index, directories)?;
+        }
+        Ok(placed)
+    }
+
+    /// The delta frames that were placed since the last call.
+    pub(super) fn placed_deltas(&mut self) -> Vec<PlacedDelta> {
+        std::mem::take(&mut self.deltas)
+    }
+
+    /// What was to be told since the last call.
+    pub(super) fn warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     /// The packs that were put since the last call.
@@ -170,16 +321,27 @@ impl<'r> FrameSink<'r> {
         std::mem::take(&mut self.ended).into_iter()
     }
 
-    fn end_pack(&mut self, index: &Index, directories: &Directories) -> Result<()> {
-        let Some(pack) = self.pack.take() else {
+    fn end_pack(&mut self, delta: bool, index: &Index, directories: &Directories) -> Result<()> {
+        let pack = if delta {
+            &mut self.delta_pack
+        } else {
+            &mut self.pack
+        };
+        let Some(pack) = pack.take() else {
             return Ok(());
         };
         let sealed = pack.finish()?;
         let pack_len = sealed.bytes.len() as u64;
         directories.keep(sealed.id, pack_len, &sealed.tail);
+        if delta {
+            directories.keep_ids(sealed.id, &sealed.ids);
+        }
         self.put.packs += 1;
         self.put_object(object_name(sealed.id), sealed.bytes)?;
         self.ended.push(sealed.id);
+        if delta {
+            return Ok(());
+        }
         self.unlisted.push(PackIds {
             pack: sealed.id,
             pack_len,
@@ -235,9 +397,10 @@ impl<'r> FrameSink<'r> {
 
     /// Ends frames, packs and segments; they may still be on their way.
     pub(super) fn end_frames(&mut self, index: &Index, directories: &Directories) -> Result<()> {
-        self.close()?;
+        self.close();
         self.settle(index, directories)?;
-        self.end_pack(index, directories)?;
+        self.end_pack(false, index, directories)?;
+        self.end_pack(true, index, directories)?;
         self.put_segment(index)
     }
 

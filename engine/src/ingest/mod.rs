@@ -6,6 +6,7 @@
 //! One thread reads and digests slabs; this one cuts and compares them; rayon hashes, compresses and reads back; packs go to the store beside all that.
 
 mod base;
+mod deltas;
 mod facts;
 mod frames;
 mod source;
@@ -15,7 +16,7 @@ mod tar_front;
 mod writer;
 
 use std::io::Read;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use cryostore_format::manifest::{Layout, Manifest, PageMap, Role as StreamRole, RunPlace};
 use cryostore_format::repository::Role;
@@ -61,6 +62,8 @@ pub struct ImportOptions {
     pub labels: Vec<String>,
     /// What to compare with.
     pub base: BaseChoice,
+    /// Store changed pages whole, not as what differs from the base.
+    pub no_delta: bool,
     /// The snapshot that holds the pages which CRIU left in its parent directory; else the newest one that has them.
     pub criu_parent: Option<String>,
     /// Why the checkpoint was taken.
@@ -123,7 +126,7 @@ fn run(
 ) -> Result<Imported> {
     let name = opened.name.clone();
     let base = plan.base(repo, options, monitor)?;
-    let mut writer = Writer::new(repo, base.as_ref(), monitor);
+    let mut writer = Writer::new(repo, base.as_ref(), !options.no_delta, monitor);
     let mut front = TarFront::new(&mut writer)?;
     let digest = read_slabs(&mut opened, monitor, |slab| {
         front
@@ -374,7 +377,7 @@ impl<'r> Plan<'r> {
         match repo.manifest(&record) {
             Ok(manifest) => Ok(Some(Base {
                 id: record.id,
-                manifest,
+                manifest: Arc::new(manifest),
             })),
             Err(e) => {
                 monitor.warning(&format!("not compared with {}: {e}", record.id));

@@ -84,12 +84,16 @@ pub(super) struct PageSpec {
 #[derive(Debug, Clone, Copy)]
 enum Waiting {
     Placed(Slice),
-    Frame {
-        frame: FrameNumber,
-        skip: u16,
-        take: u16,
-        len: u64,
-    },
+    Frame(InFrame),
+}
+
+/// Chunks of a frame of this session.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InFrame {
+    pub(super) frame: FrameNumber,
+    pub(super) skip: u16,
+    pub(super) take: u16,
+    pub(super) len: u64,
 }
 
 /// A stream that is being taken apart.
@@ -141,12 +145,12 @@ impl<'b> OpenStream<'b> {
     /// A chunk comes next that is in a frame of this session.
     pub(super) fn in_frame(&mut self, hash: &ChunkHash, frame: FrameNumber, number: u16, len: u64) {
         self.account(hash, len);
-        self.wait(Waiting::Frame {
+        self.wait(Waiting::Frame(InFrame {
             frame,
             skip: number,
             take: 1,
             len,
-        });
+        }));
     }
 
     fn account(&mut self, hash: &ChunkHash, len: u64) {
@@ -182,47 +186,32 @@ impl<'b> OpenStream<'b> {
                 last.len += len;
             }
             (
-                Some(Waiting::Frame {
+                Some(Waiting::Frame(last)),
+                Waiting::Frame(InFrame {
                     frame,
                     skip,
                     take,
                     len,
                 }),
-                Waiting::Frame {
-                    frame: next,
-                    skip: next_skip,
-                    take: more,
-                    len: more_len,
-                },
-            ) if *frame == next && *skip + *take == next_skip => {
-                *take += more;
-                *len += more_len;
+            ) if last.frame == frame && last.skip + last.take == skip => {
+                last.take += take;
+                last.len += len;
             }
             _ => self.waiting.push_back(next),
         }
     }
 
-    /// Moves what no longer waits into the recipe.
-    pub(super) fn settle(&mut self, mut place: impl FnMut(FrameNumber) -> Option<FrameRef>) {
+    /// Moves what no longer waits into the recipe. `place` gives the slices of chunks of a frame of this session, and false if they wait still.
+    pub(super) fn settle(&mut self, mut place: impl FnMut(&InFrame, &mut RecipeWriter) -> bool) {
         while let Some(next) = self.waiting.front() {
-            let slice = match *next {
-                Waiting::Placed(slice) => slice,
-                Waiting::Frame {
-                    frame,
-                    skip,
-                    take,
-                    len,
-                } => match place(frame) {
-                    Some(frame) => Slice::Frame(FrameSlice {
-                        frame,
-                        skip,
-                        take,
-                        len,
-                    }),
-                    None => return,
-                },
-            };
-            self.recipe.push(slice);
+            match next {
+                Waiting::Placed(slice) => self.recipe.push(*slice),
+                Waiting::Frame(chunks) => {
+                    if !place(chunks, &mut self.recipe) {
+                        return;
+                    }
+                }
+            }
             self.waiting.pop_front();
         }
     }

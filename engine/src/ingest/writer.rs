@@ -6,16 +6,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cryostore_format::delta::Deltas;
-use cryostore_format::manifest::{Body, Role, Stream, StreamIndex, Transform};
+use cryostore_format::delta::{BaseRun, DeltaFrame, Deltas};
+use cryostore_format::manifest::{Body, Manifest, Role, Stream, StreamIndex, Transform};
 use cryostore_format::pack::FrameEntry;
 use cryostore_format::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};
 use cryostore_format::snapshot::{ClassCount, Classes};
 use cryostore_format::{ChunkHash, ChunkId, Digest, PackId};
 
 use super::base::{Base, BaseChunk, BasePage};
-use super::frames::{Finished, FrameNumber, FrameSink};
-use super::stream::{Addresses, Cut, OpenStream, StreamSpec};
+use super::deltas::{self, PageBase};
+use super::frames::{Finished, FrameNumber, FrameSink, Lies, Placed};
+use super::stream::{Addresses, Cut, InFrame, OpenStream, StreamSpec};
 use crate::chunk::cdc::Cutter;
 use crate::chunk::page::{self, Page};
 use crate::error::{Error, Kind, Result};
@@ -24,6 +25,7 @@ use crate::limits;
 use crate::monitor::Monitor;
 use crate::pack::directories::{Directories, PackDirectory};
 use crate::pack::object_name;
+use crate::pack::reading::{Fetched, frame_hashes};
 use crate::repo::Repository;
 
 /// Where a chunk was found.
@@ -44,6 +46,7 @@ pub(super) struct Writer<'r> {
     monitor: &'r dyn Monitor,
     base: Option<&'r Base>,
     base_pieces: Option<HashMap<ChunkId, BaseChunk>>,
+    base_deltas: Option<HashMap<ChunkId, BaseChunk>>,
     /// The base's packs in this manifest's table; none once a pack was found missing.
     base_packs: Vec<Option<Option<u32>>>,
     directories: Directories,
@@ -53,6 +56,12 @@ pub(super) struct Writer<'r> {
     /// True if the index had no pack when this session opened it.
     index_was_empty: Option<bool>,
     sink: FrameSink<'r>,
+    /// What deltas are made against, if they are made.
+    delta_base: Option<Arc<Manifest>>,
+    /// Ids of delta frames of the base, by its pack number and offset, where this node did not keep them.
+    delta_ids: HashMap<(u32, u32), Vec<ChunkHash>>,
+    /// Frames of the base, and whether all that they are made of is there.
+    chains: HashMap<(u32, u32), bool>,
     /// Chunks of this session that the index does not have yet.
     known: HashMap<ChunkId, (FrameNumber, u16)>,
     packs: PackTable,
@@ -70,6 +79,8 @@ pub(super) struct Writer<'r> {
     deltas: Deltas,
     pages: Vec<Page>,
     found: Vec<Found>,
+    /// What stood at the pages' addresses.
+    stood: Vec<Option<BaseChunk>>,
 }
 
 /// The manifest's table of packs.
@@ -118,13 +129,18 @@ impl<'r> Writer<'r> {
     pub(super) fn new(
         repo: &'r Repository,
         base: Option<&'r Base>,
+        deltas: bool,
         monitor: &'r dyn Monitor,
     ) -> Self {
+        let delta_base = base
+            .filter(|_| deltas)
+            .map(|base| Arc::clone(&base.manifest));
         Self {
             repo,
             monitor,
             base,
             base_pieces: None,
+            base_deltas: None,
             base_packs: vec![None; base.map_or(0, |base| base.manifest.packs.len())],
             directories: Directories::new(repo.store().clone(), repo.cache()),
             index: None,
@@ -132,7 +148,10 @@ impl<'r> Writer<'r> {
                 .is_none()
                 .then(|| Index::start_opening(repo.index_dir(), repo.store().clone())),
             index_was_empty: None,
-            sink: FrameSink::new(repo.store(), repo.env()),
+            sink: FrameSink::new(repo.store(), repo.env(), delta_base.clone()),
+            delta_base,
+            delta_ids: HashMap::new(),
+            chains: HashMap::new(),
             known: HashMap::new(),
             packs: PackTable::default(),
             exists: HashMap::new(),
@@ -144,6 +163,7 @@ impl<'r> Writer<'r> {
             deltas: Deltas::default(),
             pages: Vec::new(),
             found: Vec::new(),
+            stood: Vec::new(),
         }
     }
 
@@ -213,7 +233,7 @@ impl<'r> Writer<'r> {
             self.border(&mut stream)?;
         }
         if !stream.is_settled() {
-            self.sink.close()?;
+            self.sink.close();
             self.seal(true)?;
             self.settle(&mut stream);
         }
@@ -332,6 +352,7 @@ impl<'r> Writer<'r> {
     pub(super) fn finish(mut self) -> Result<(Written, Uploading<'r>)> {
         let index = self.take_index();
         self.sink.end_frames(&index, &self.directories)?;
+        self.note_deltas()?;
         let streams: Option<Vec<Stream>> = self.streams.into_iter().collect();
         let streams =
             streams.ok_or_else(|| Error::new(Kind::Internal, "a stream was never closed"))?;
@@ -419,9 +440,15 @@ impl<'r> Writer<'r> {
         page::look(self.repo.key(), bytes, page_size, &mut pages);
         found.clear();
         let mut open = Vec::new();
+        let mut stood_at = std::mem::take(&mut self.stood);
+        stood_at.clear();
         for (n, page) in pages.iter().enumerate() {
             let address = addresses.next();
             let stood = address.and_then(|number| walk.as_mut()?.at(number));
+            stood_at.push(match stood {
+                Some(BasePage::Chunk(chunk)) => Some(chunk),
+                _ => None,
+            });
             found.push(match page {
                 Page::Zero => Found::Zero,
                 Page::Hash(hash) => match stood.and_then(|stood| self.same(stood, hash.id())) {
@@ -441,8 +468,10 @@ impl<'r> Writer<'r> {
         self.look_for(&open, &mut found, hash)?;
         for (n, found) in found.iter().enumerate() {
             let (hash, chunk) = (hash(n), chunk(n));
-            self.take(stream, *found, hash, chunk, 1)?;
+            let stood = stood_at[n].filter(|_| chunk.len() == page_size);
+            self.take(stream, *found, hash, chunk, 1, stood)?;
         }
+        self.stood = stood_at;
         self.pages = pages;
         self.found = found;
         self.after_batch(stream)
@@ -455,15 +484,134 @@ impl<'r> Writer<'r> {
         };
         let pack = *self.base?.manifest.packs.get(chunk.frame.pack as usize)?;
         let directory = self.directory(pack)?;
-        if directory.id(chunk.frame.first_chunk + u32::from(chunk.number)) != Some(id) {
+        let stood = directory
+            .id(chunk.frame.first_chunk + u32::from(chunk.number))
+            .or_else(|| self.delta_id(chunk))?;
+        if stood != id {
             return None;
         }
         self.base_frame(chunk)
     }
 
-    /// A chunk of the base with its pack's number in this manifest.
+    /// Id of a page in a delta frame whose ids this node does not have: the frame is put together.
+    fn delta_id(&mut self, chunk: BaseChunk) -> Option<ChunkId> {
+        let manifest = &self.base?.manifest;
+        manifest.deltas.get(&chunk.frame)?;
+        let key = (chunk.frame.pack, chunk.frame.offset);
+        if !self.delta_ids.contains_key(&key) {
+            if self.delta_ids.len() >= limits::DELTA_IDS {
+                self.delta_ids.clear();
+            }
+            let (store, mut count) = (self.repo.store(), Fetched::default());
+            let hashes = frame_hashes(store, manifest, chunk.frame, self.repo.key(), &mut count);
+            let hashes = hashes.unwrap_or_else(|e| {
+                self.monitor
+                    .warning(&format!("pages are not compared with the base: {e}"));
+                Vec::new()
+            });
+            self.delta_ids.insert(key, hashes);
+        }
+        let hashes = self.delta_ids.get(&key)?;
+        hashes.get(usize::from(chunk.number)).map(ChunkHash::id)
+    }
+
+    /// What a changed page is to be made of; none if it is to be stored as it is.
+    fn page_base(&mut self, stood: BaseChunk) -> Option<PageBase> {
+        let manifest = Arc::clone(self.delta_base.as_ref()?);
+        let base = deltas::page_base(&manifest, stood)?;
+        // All that it is put together of must be there.
+        self.needed(&manifest, &base.chunk.frame)?;
+        Some(base)
+    }
+
+    /// Numbers of the packs that a frame of the base and its bases are in; none if one of them is not there.
+    fn needed(&mut self, manifest: &Manifest, frame: &FrameRef) -> Option<()> {
+        let key = (frame.pack, frame.offset);
+        if let Some(whole) = self.chains.get(&key) {
+            return whole.then_some(());
+        }
+        let mut whole = self.base_frame_ref(*frame).is_some();
+        if let Some(delta) = manifest.deltas.get(frame) {
+            for run in &delta.bases {
+                if let Slice::Frame(base) = run.base {
+                    whole = whole && self.needed(manifest, &base.frame).is_some();
+                }
+            }
+        }
+        self.chains.insert(key, whole);
+        whole.then_some(())
+    }
+
+    /// Takes a delta frame of the base, and those that it needs, over into this manifest.
+    fn take_over(&mut self, manifest: &Manifest, frame: &FrameRef) -> Option<()> {
+        let Some(delta) = manifest.deltas.get(frame) else {
+            return Some(());
+        };
+        let here = self.base_frame_ref(*frame)?;
+        if self.deltas.get(&here).is_some() {
+            return Some(());
+        }
+        let mut bases = Vec::with_capacity(delta.bases.len());
+        for run in &delta.bases {
+            let base = match run.base {
+                Slice::Zero { len } => Slice::Zero { len },
+                Slice::Frame(slice) => {
+                    self.take_over(manifest, &slice.frame)?;
+                    let frame = self.base_frame_ref(slice.frame)?;
+                    Slice::Frame(FrameSlice { frame, ..slice })
+                }
+            };
+            bases.push(BaseRun { base, ..*run });
+        }
+        self.deltas.push(DeltaFrame {
+            frame: here,
+            page_size: delta.page_size,
+            bases,
+        });
+        Some(())
+    }
+
+    /// Notes the delta frames that were placed, with all that they need.
+    fn note_deltas(&mut self) -> Result<()> {
+        for text in self.sink.warnings() {
+            self.monitor.warning(&text);
+        }
+        for delta in self.sink.placed_deltas() {
+            let lost = || Error::new(Kind::Internal, "a base was lost");
+            let manifest = Arc::clone(self.delta_base.as_ref().ok_or_else(lost)?);
+            for base in &delta.bases {
+                self.take_over(&manifest, &base.chunk.frame)
+                    .ok_or_else(lost)?;
+            }
+            let pack = self.packs.number(delta.placed.pack, || {});
+            let frame = frame_ref(pack, &delta.placed.entry);
+            let map = |frame| self.base_frame_ref(frame);
+            let entry = deltas::entry_of(frame, delta.page_size, &delta.bases, map);
+            self.deltas.push(entry.ok_or_else(lost)?);
+            let (pages, bytes) = (
+                u64::from(frame.chunks),
+                u64::from(frame.chunks) * u64::from(delta.page_size),
+            );
+            count(&mut self.classes.delta, pages, bytes);
+            self.classes.new.pages = self.classes.new.pages.saturating_sub(pages);
+            self.classes.new.bytes = self.classes.new.bytes.saturating_sub(bytes);
+        }
+        Ok(())
+    }
+
+    /// A chunk of the base with its pack's number in this manifest, and all that it is made of.
     fn base_frame(&mut self, chunk: BaseChunk) -> Option<(FrameRef, u16)> {
-        let at = chunk.frame.pack as usize;
+        let manifest = Arc::clone(&self.base?.manifest);
+        if manifest.deltas.get(&chunk.frame).is_some() {
+            self.needed(&manifest, &chunk.frame)?;
+            self.take_over(&manifest, &chunk.frame)?;
+        }
+        Some((self.base_frame_ref(chunk.frame)?, chunk.number))
+    }
+
+    /// A frame of the base with its pack's number in this manifest; none if the pack is not there.
+    fn base_frame_ref(&mut self, frame: FrameRef) -> Option<FrameRef> {
+        let at = frame.pack as usize;
         let number = match *self.base_packs.get(at)? {
             Some(number) => number,
             None => {
@@ -475,13 +623,10 @@ impl<'r> Writer<'r> {
                 number
             }
         };
-        Some((
-            FrameRef {
-                pack: number?,
-                ..chunk.frame
-            },
-            chunk.number,
-        ))
+        Some(FrameRef {
+            pack: number?,
+            ..frame
+        })
     }
 
     fn directory(&mut self, pack: PackId) -> Option<Arc<PackDirectory>> {
@@ -561,7 +706,7 @@ impl<'r> Writer<'r> {
         if matches!(found[0], Found::Open) {
             self.look_for(&[0], &mut found, |_| hash)?;
         }
-        self.take(stream, found[0], hash, piece, 0)?;
+        self.take(stream, found[0], hash, piece, 0, None)?;
         self.after_batch(stream)
     }
 
@@ -576,6 +721,18 @@ impl<'r> Writer<'r> {
         self.base_frame(found?)
     }
 
+    /// A page in a delta frame of the base, wherever it stood: the index does not have these.
+    fn base_delta(&mut self, id: ChunkId) -> Option<(FrameRef, u16)> {
+        let base = self.base?;
+        let pages = match self.base_deltas.take() {
+            Some(pages) => pages,
+            None => base.delta_pages(|pack| self.directory(pack)),
+        };
+        let found = pages.get(&id).copied();
+        self.base_deltas = Some(pages);
+        self.base_frame(found?)
+    }
+
     // ---- both
 
     /// Looks for chunks that the base does not have at their place. What is not found stays open.
@@ -585,7 +742,19 @@ impl<'r> Writer<'r> {
         found: &mut [Found],
         hash: impl Fn(usize) -> ChunkHash,
     ) -> Result<()> {
-        let mut rest = wanted;
+        let mut open = Vec::new();
+        let has_deltas = self
+            .base
+            .is_some_and(|base| !base.manifest.deltas.frames().is_empty());
+        if has_deltas {
+            for n in wanted {
+                match self.base_delta(hash(*n).id()) {
+                    Some((frame, number)) => found[*n] = Found::Elsewhere(frame, number),
+                    None => open.push(*n),
+                }
+            }
+        }
+        let mut rest = if has_deltas { &open[..] } else { wanted };
         while let Some((&first, after)) = rest.split_first() {
             if let Some(hit) = self.find_nearby(hash(first).id()) {
                 found[first] = hit;
@@ -695,6 +864,7 @@ impl<'r> Writer<'r> {
         hash: ChunkHash,
         chunk: &[u8],
         pages: u64,
+        stood: Option<BaseChunk>,
     ) -> Result<()> {
         let len = chunk.len() as u64;
         let found = match found {
@@ -728,10 +898,13 @@ impl<'r> Writer<'r> {
                 count(&mut self.classes.new, pages, len);
                 if self.writing != Some(stream.number) {
                     // Frames never hold chunks of two streams.
-                    self.sink.close()?;
+                    self.sink.close();
                     self.writing = Some(stream.number);
                 }
-                let (frame, number) = self.sink.push(hash, chunk)?;
+                let (frame, number) = match stood.and_then(|stood| self.page_base(stood)) {
+                    Some(base) => self.sink.push_changed(hash, chunk, base)?,
+                    None => self.sink.push(hash, chunk)?,
+                };
                 self.known.insert(hash.id(), (frame, number));
                 stream.in_frame(&hash, frame, number, len);
             }
@@ -742,7 +915,7 @@ impl<'r> Writer<'r> {
     fn after_batch(&mut self, stream: &mut OpenStream<'r>) -> Result<()> {
         let too_long = stream.waits_too_long();
         if too_long {
-            self.sink.close()?;
+            self.sink.close();
         }
         self.seal(too_long)?;
         self.settle(stream);
@@ -770,20 +943,49 @@ impl<'r> Writer<'r> {
         // What this session puts is there when it commits, even if it is still on its way now.
         self.exists
             .extend(self.sink.ended_packs().map(|pack| (pack, true)));
-        Ok(())
+        self.note_deltas()
     }
 
     fn settle(&mut self, stream: &mut OpenStream<'r>) {
         let (sink, packs, exists) = (&self.sink, &mut self.packs, &mut self.exists);
-        stream.settle(|frame| {
-            let placed = sink.place(frame)?;
-            Some(frame_ref(
-                packs.number(placed.pack, || {
-                    // This session puts it: no look at the store is needed, and it may not be there yet.
-                    exists.insert(placed.pack, true);
-                }),
-                &placed.entry,
-            ))
+        let mut frame_of = |placed: &Placed| {
+            let pack = packs.number(placed.pack, || {
+                // This session puts it: no look at the store is needed, and it may not be there yet.
+                exists.insert(placed.pack, true);
+            });
+            frame_ref(pack, &placed.entry)
+        };
+        stream.settle(|chunks, recipe| {
+            let InFrame {
+                frame,
+                skip,
+                take,
+                len,
+            } = *chunks;
+            match sink.place(frame) {
+                None => return false,
+                Some(Lies::Together(placed)) => recipe.push(Slice::Frame(FrameSlice {
+                    frame: frame_of(placed),
+                    skip,
+                    take,
+                    len,
+                })),
+                Some(Lies::Apart(frames, places)) => {
+                    let wanted = places.iter().skip(skip.into()).take(take.into());
+                    for (frame, number) in wanted {
+                        let Some(placed) = frames.get(usize::from(*frame)) else {
+                            return false;
+                        };
+                        recipe.push(Slice::Frame(FrameSlice {
+                            frame: frame_of(placed),
+                            skip: *number,
+                            take: 1,
+                            len: len / u64::from(take),
+                        }));
+                    }
+                }
+            }
+            true
         });
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cryostore_format::pack::{Directory, DirectoryView, FrameEntry, TRAILER_LEN};
-use cryostore_format::{ChunkId, PackId};
+use cryostore_format::{ChunkId, Digest, PackId};
 
 use super::map::Mapped;
 use super::object_name;
@@ -32,12 +32,17 @@ impl Tail {
     }
 }
 
+/// Bytes of a digest.
+const DIGEST_LEN: usize = 32;
+
 /// The directory of one pack.
 #[derive(Debug)]
 pub struct PackDirectory {
     pack_len: u64,
     tail: Tail,
     view: DirectoryView,
+    /// A digest, then the ids of the pack's chunks, if it holds deltas.
+    delta_ids: Option<Mapped>,
 }
 
 impl PackDirectory {
@@ -48,6 +53,7 @@ impl PackDirectory {
             pack_len,
             tail,
             view,
+            delta_ids: None,
         })
     }
 
@@ -57,9 +63,13 @@ impl PackDirectory {
         self.pack_len
     }
 
-    /// Id of chunk `number`. In this version every chunk has one.
+    /// Id of chunk `number`. Those of deltas are known only if this node made them.
     #[must_use]
     pub fn id(&self, number: u32) -> Option<ChunkId> {
+        if let Some(ids) = &self.delta_ids {
+            let ids = ids.bytes().get(DIGEST_LEN..)?.as_chunks().0;
+            return ids.get(number as usize).copied().map(ChunkId::from_bytes);
+        }
         let start = self.view.ids.start + number as usize * 16;
         let bytes = self
             .tail
@@ -106,10 +116,13 @@ impl Directories {
             *used = self.clock;
             return Ok(Arc::clone(directory));
         }
-        let directory = match self.cached(id) {
+        let mut directory = match self.cached(id) {
             Some(directory) => directory,
             None => self.fetch(id)?,
         };
+        if directory.view.ids.is_empty() {
+            directory.delta_ids = self.delta_ids(id);
+        }
         let directory = Arc::new(directory);
         if self.open.len() >= limits::DIRECTORIES_OPEN
             && let Some(oldest) = self
@@ -126,18 +139,40 @@ impl Directories {
 
     /// Keeps a copy of the last bytes of a pack. Without it they would be fetched when they are needed: errors are no loss.
     pub fn keep(&self, id: PackId, pack_len: u64, tail: &[u8]) {
+        self.write(&id.to_string(), &[&pack_len.to_le_bytes(), tail]);
+    }
+
+    /// Keeps the ids of a pack of deltas, which the pack itself does not have: without them its pages have to be put together to be compared.
+    pub fn keep_ids(&self, id: PackId, ids: &[ChunkId]) {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
+        let digest = Digest::of(&bytes);
+        self.write(&format!("{id}.ids"), &[digest.as_bytes(), &bytes]);
+    }
+
+    fn write(&self, name: &str, parts: &[&[u8]]) {
         let Some(dir) = &self.cache else { return };
         let write = || -> std::io::Result<()> {
             std::fs::create_dir_all(dir)?;
             let mut file = tempfile::NamedTempFile::new_in(dir)?;
-            file.write_all(&pack_len.to_le_bytes())?;
-            file.write_all(tail)?;
-            file.persist(dir.join(id.to_string()))?;
+            parts.iter().try_for_each(|part| file.write_all(part))?;
+            file.persist(dir.join(name))?;
             Ok(())
         };
         if let Err(e) = write() {
-            tracing::debug!("keeping the directory of pack {id}: {e}");
+            tracing::debug!("keeping {name} of the directories: {e}");
         }
+    }
+
+    fn delta_ids(&self, id: PackId) -> Option<Mapped> {
+        let path = self.cache.as_ref()?.join(format!("{id}.ids"));
+        let map = Mapped::open(&path).ok()?;
+        let (digest, ids) = map.bytes().split_at_checked(DIGEST_LEN)?;
+        if Digest::of(ids).as_bytes() == digest {
+            return Some(map);
+        }
+        tracing::debug!("the ids of pack {id} are damaged");
+        let _ = std::fs::remove_file(path);
+        None
     }
 
     fn cached(&self, id: PackId) -> Option<PackDirectory> {
@@ -154,6 +189,7 @@ impl Directories {
                     pack_len,
                     tail: Tail::Mapped(map),
                     view,
+                    delta_ids: None,
                 })
             }
             Err(e) => {

@@ -3,7 +3,7 @@
 //! Always: in memory until it is whole. Never: reopened.
 
 use bytes::Bytes;
-use cryostore_format::pack::{Directory, FrameEntry, encode_pack_header};
+use cryostore_format::pack::{Directory, FrameEntry, FrameKind, encode_pack_header};
 use cryostore_format::{ChunkHash, ChunkId, PackId};
 
 use crate::codec::frame::SealedFrame;
@@ -16,6 +16,7 @@ pub struct PackWriter {
     id: PackId,
     bytes: Vec<u8>,
     directory: Directory,
+    ids: Vec<ChunkId>,
 }
 
 /// A pack as it is stored.
@@ -41,6 +42,7 @@ impl PackWriter {
             id,
             bytes,
             directory: Directory::default(),
+            ids: Vec::new(),
         }
     }
 
@@ -54,7 +56,12 @@ impl PackWriter {
     pub fn push(&mut self, frame: &SealedFrame) -> Result<FrameEntry> {
         let ids: Vec<_> = frame.hashes.iter().map(ChunkHash::id).collect();
         let internal = |e| Error::new(Kind::Internal, "filling a pack").because(e);
-        self.directory.push(&frame.header, &ids).map_err(internal)?;
+        let plain = frame.header.kind == FrameKind::Plain;
+        let listed = if plain { &ids[..] } else { &[] };
+        self.directory
+            .push(&frame.header, listed)
+            .map_err(internal)?;
+        self.ids.extend_from_slice(&ids);
         self.bytes.extend_from_slice(&frame.bytes);
         self.directory
             .frames
@@ -82,7 +89,7 @@ impl PackWriter {
             id: self.id,
             tail: bytes.slice(frames_end..),
             bytes,
-            ids: self.directory.ids,
+            ids: self.ids,
         })
     }
 }

@@ -395,6 +395,7 @@ pub fn snapshot() -> SnapshotRecord {
                 same: count(2),
                 elsewhere: count(3),
                 new: count(4),
+                delta: ClassCount::default(),
             },
             bytes_added: 5,
             packs_added: 6,

@@ -137,7 +137,11 @@ fn check_snapshots(
                 }
             }
             Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => {
-                problem(name, e.to_string())
+                problem(name, e.to_string());
+                // With the manifest, but without a table of deltas, it is still known who needs what else.
+                if let Ok(manifest) = repo.manifest_alone(record) {
+                    let _ = note_use(record.id, &manifest, &mut packs);
+                }
             }
             Err(e) => return Err(e),
         }
@@ -150,7 +154,18 @@ fn note_use(
     manifest: &Manifest,
     packs: &mut HashMap<PackId, PackUse>,
 ) -> std::result::Result<(), String> {
-    // A base is needed like what is made of it.
+    // A base is needed like what is made of it, and so is the table that says so.
+    for (frame, len) in &manifest.tables {
+        let (skip, take, len) = (0, frame.chunks, u64::from(*len));
+        let frame = *frame;
+        let slice = FrameSlice {
+            frame,
+            skip,
+            take,
+            len,
+        };
+        note_slice(snapshot, manifest, &Slice::Frame(slice), packs);
+    }
     for run in manifest.deltas.frames().iter().flat_map(|d| &d.bases) {
         note_slice(snapshot, manifest, &run.base, packs);
     }
@@ -378,7 +393,7 @@ fn read_pack(repo: &Repository, id: PackId, len: u64, used: &PackUse) -> Result<
 /// Verifies what can be verified of a frame without others: of a delta, that it decodes.
 fn verify_alone(bytes: &[u8], key: &IdKey) -> std::result::Result<(), FormatError> {
     match FrameHeader::split(bytes)?.0.kind {
-        FrameKind::Plain => frame::verify(bytes, key).map(drop),
+        FrameKind::Plain | FrameKind::Table => frame::verify(bytes, key).map(drop),
         FrameKind::Xor => frame::with_frame(bytes, |_, _| ()),
     }
 }

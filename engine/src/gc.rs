@@ -166,7 +166,7 @@ fn look(repo: &Repository, proved: &[Place], monitor: &dyn Monitor) -> Result<Se
     for (done, record) in (0..).zip(&list.snapshots) {
         keep_going(monitor)?;
         monitor.progress(Phase::Collect, done, Some(total));
-        let manifest = repo.manifest(record).map_err(|e| {
+        let manifest = repo.manifest_alone(record).map_err(|e| {
             e.hint("nothing was removed; delete the snapshot if it is lost, then collect again")
         })?;
         seen.needed_packs.extend(manifest.packs);

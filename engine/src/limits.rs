@@ -17,6 +17,8 @@ pub const DELTA_PLAIN: usize = 256 << 10;
 pub const DELTA_NEAR: usize = 4;
 /// The version of a page up to which it is made of an earlier one; then it is stored plainly again. Chains are 6 long at most.
 pub const DELTA_VERSIONS: u8 = 63;
+/// Delta frames in one table of bases: 64 MiB of pages at most. A table is needed as long as one of its frames is, and may have 1 MiB.
+pub const TABLE_FRAMES: usize = 256;
 /// Delta frames of the base whose ids this node did not keep, put together and remembered: 64 pages of 32 bytes each, 2 MiB in all.
 pub const DELTA_IDS: usize = 1024;
 /// 16 MiB: a pack is one request to an object store; larger ones gain nothing there and cost memory.

@@ -1,13 +1,14 @@
 #![doc = include_str!("../spec/delta.md")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::error::{FormatError, Result};
+use crate::ids::{ID_LEN, PackId};
 use crate::limits;
 use crate::recipe::{FrameRef, FrameSlice, Recipe, RecipeWriter, Slice, Slices};
 use crate::wire::{Put, Reader};
 
-const WHAT: &str = "deltas of a manifest";
+const WHAT: &str = "table of deltas";
 /// Lengths of this many bytes for each chunk are not written out.
 const UNIT: u32 = 4096;
 
@@ -45,45 +46,115 @@ impl DeltaFrame {
     }
 }
 
-/// The delta frames of a manifest: each after those that it needs.
+/// What the pages of some delta frames are made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeltaTable {
+    /// The packs that are named by number.
+    pub packs: Vec<PackId>,
+    /// The frames.
+    pub frames: Vec<DeltaFrame>,
+}
+
+impl DeltaTable {
+    /// The table's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put_varint(self.packs.len() as u64);
+        for pack in &self.packs {
+            out.extend_from_slice(pack.as_bytes());
+        }
+        encode_frames(&self.frames, &mut out);
+        out
+    }
+
+    /// Reads a table.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut r = Reader::new(WHAT, bytes);
+        let count = r.count(WHAT, limits::MANIFEST_PACKS_MAX, ID_LEN)?;
+        let packs: Vec<_> = (0..count)
+            .map(|_| Ok(PackId::from_bytes(r.array()?)))
+            .collect::<Result<_>>()?;
+        let frames = decode_frames(r, packs.len())?;
+        Ok(Self { packs, frames })
+    }
+}
+
+/// The delta frames that a manifest can use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Deltas {
     frames: Vec<DeltaFrame>,
-    /// By pack number and offset.
-    numbers: HashMap<(u32, u32), usize>,
+    /// By pack number and offset: number of the frame, of its table, and length of the longest chain behind its pages.
+    places: HashMap<(u32, u32), (usize, usize, u32)>,
+    /// Frames that were taken for plain ones.
+    plain: HashSet<(u32, u32)>,
 }
 
 impl Deltas {
     /// The delta frame at this place; none: the frame there is a plain one.
     #[must_use]
     pub fn get(&self, frame: &FrameRef) -> Option<&DeltaFrame> {
-        let number = self.numbers.get(&(frame.pack, frame.offset))?;
+        let (number, ..) = self.places.get(&(frame.pack, frame.offset))?;
         self.frames
             .get(*number)
             .filter(|delta| delta.frame == *frame)
     }
 
-    /// Appends a frame; its bases must be plain or be there. One that is there already stays as it is.
-    pub fn push(&mut self, delta: DeltaFrame) {
-        let place = (delta.frame.pack, delta.frame.offset);
-        if let std::collections::hash_map::Entry::Vacant(entry) = self.numbers.entry(place) {
-            entry.insert(self.frames.len());
-            self.frames.push(delta);
-        }
+    /// Number of the table that the delta frame at this place came from.
+    #[must_use]
+    pub fn table_of(&self, frame: &FrameRef) -> Option<usize> {
+        Some(self.places.get(&(frame.pack, frame.offset))?.1)
     }
 
-    /// All of them, in order.
+    /// Adds a frame of a table; its bases must be plain or have been added.
+    pub fn add(&mut self, delta: DeltaFrame, table: usize) -> Result<()> {
+        let place = (delta.frame.pack, delta.frame.offset);
+        if self.places.contains_key(&place) {
+            return Err(FormatError::invalid(
+                WHAT,
+                format!("the frame at byte {} stands there twice", place.1),
+            ));
+        }
+        if self.plain.contains(&place) {
+            return Err(FormatError::invalid(WHAT, "a base comes after its delta"));
+        }
+        let mut chain = 0;
+        for run in &delta.bases {
+            let Slice::Frame(base) = run.base else {
+                continue;
+            };
+            let base_place = (base.frame.pack, base.frame.offset);
+            let behind = match self.get(&base.frame) {
+                _ if base_place == place => {
+                    return Err(FormatError::invalid(WHAT, "a page made of itself"));
+                }
+                None => {
+                    self.plain.insert(base_place);
+                    0
+                }
+                Some(known) if known.page_size != delta.page_size => {
+                    return Err(FormatError::invalid(WHAT, "a base of another page size"));
+                }
+                Some(_) => self.places.get(&base_place).map_or(0, |known| known.2),
+            };
+            chain = chain.max(behind + 1);
+        }
+        if chain > limits::DELTA_CHAIN_MAX {
+            return Err(FormatError::TooLarge {
+                what: "chain of deltas",
+                limit: limits::DELTA_CHAIN_MAX.into(),
+                got: chain.into(),
+            });
+        }
+        self.places.insert(place, (self.frames.len(), table, chain));
+        self.frames.push(delta);
+        Ok(())
+    }
+
+    /// All of them, each after those that it needs.
     #[must_use]
     pub fn frames(&self) -> &[DeltaFrame] {
         &self.frames
-    }
-}
-
-impl FromIterator<DeltaFrame> for Deltas {
-    fn from_iter<I: IntoIterator<Item = DeltaFrame>>(frames: I) -> Self {
-        let mut out = Self::default();
-        frames.into_iter().for_each(|delta| out.push(delta));
-        out
     }
 }
 
@@ -91,8 +162,7 @@ fn pages(slice: &Slice, page_size: u32) -> u64 {
     slice.len() / u64::from(page_size.max(1))
 }
 
-/// The section's body.
-pub(crate) fn encode(deltas: &[DeltaFrame]) -> Vec<u8> {
+fn encode_frames(deltas: &[DeltaFrame], out: &mut Vec<u8>) {
     let mut frames = RecipeWriter::new(UNIT);
     let mut bases = RecipeWriter::new(UNIT);
     let mut versions = Vec::new();
@@ -119,16 +189,13 @@ pub(crate) fn encode(deltas: &[DeltaFrame]) -> Vec<u8> {
         }
     }
     end_run(run);
-    let mut out = Vec::new();
     out.put_varint(deltas.len() as u64);
-    frames.finish().encode(&mut out);
-    bases.finish().encode(&mut out);
+    frames.finish().encode(out);
+    bases.finish().encode(out);
     out.put_string(&versions);
-    out
 }
 
-/// Reads the section's body. What comes back has no circles, and no chain longer than [`limits::DELTA_CHAIN_MAX`].
-pub(crate) fn decode(mut r: Reader<'_>, packs: usize) -> Result<Vec<DeltaFrame>> {
+fn decode_frames(mut r: Reader<'_>, packs: usize) -> Result<Vec<DeltaFrame>> {
     let count = r.count(WHAT, limits::DELTA_FRAMES_MAX, 1)?;
     let frames = Recipe::decode(&mut r, UNIT)?;
     let bases = Recipe::decode(&mut r, UNIT)?;
@@ -141,8 +208,6 @@ pub(crate) fn decode(mut r: Reader<'_>, packs: usize) -> Result<Vec<DeltaFrame>>
         version: (0, 0),
     };
     let mut out: Vec<DeltaFrame> = Vec::new();
-    // The place of each frame in the list, its page size, and the length of the longest chain behind its pages.
-    let mut known: HashMap<(u32, u32), (u32, u32)> = HashMap::new();
     for slice in frames.slices(packs) {
         let Slice::Frame(slice) = slice? else {
             return Err(FormatError::invalid(WHAT, "zero bytes among the frames"));
@@ -162,42 +227,13 @@ pub(crate) fn decode(mut r: Reader<'_>, packs: usize) -> Result<Vec<DeltaFrame>>
             bases: Vec::new(),
         };
         let mut left = delta.len();
-        let mut chain = 0;
         while left > 0 {
             let run = bases.next(left, page_size)?;
             left -= run.base.len();
-            if let Slice::Frame(base) = run.base {
-                let (base_pages, behind) = known
-                    .get(&(base.frame.pack, base.frame.offset))
-                    .copied()
-                    .unwrap_or((page_size, 0));
-                if base_pages != page_size {
-                    return Err(FormatError::invalid(WHAT, "a base of another page size"));
-                }
-                chain = chain.max(behind + 1);
-            }
             delta.bases.push(run);
-        }
-        if chain > limits::DELTA_CHAIN_MAX {
-            return Err(FormatError::TooLarge {
-                what: "chain of deltas",
-                limit: limits::DELTA_CHAIN_MAX.into(),
-                got: chain.into(),
-            });
-        }
-        let twice = known.insert((frame.pack, frame.offset), (page_size, chain));
-        if twice.is_some() {
-            return Err(FormatError::invalid(
-                WHAT,
-                format!(
-                    "the frame at byte {} stands there twice, or before its base",
-                    frame.offset
-                ),
-            ));
         }
         out.push(delta);
     }
-    check_order(&out, &known)?;
     if out.len() != count || out.is_empty() || !bases.is_at_end() {
         return Err(FormatError::invalid(
             WHAT,
@@ -205,23 +241,6 @@ pub(crate) fn decode(mut r: Reader<'_>, packs: usize) -> Result<Vec<DeltaFrame>>
         ));
     }
     Ok(out)
-}
-
-/// A base in a delta frame must stand before what is made of it.
-fn check_order(deltas: &[DeltaFrame], known: &HashMap<(u32, u32), (u32, u32)>) -> Result<()> {
-    let mut seen: HashMap<(u32, u32), ()> = HashMap::with_capacity(known.len());
-    for delta in deltas {
-        for run in &delta.bases {
-            if let Slice::Frame(base) = run.base {
-                let key = (base.frame.pack, base.frame.offset);
-                if known.contains_key(&key) && !seen.contains_key(&key) {
-                    return Err(FormatError::invalid(WHAT, "a base stands after its delta"));
-                }
-            }
-        }
-        seen.insert((delta.frame.pack, delta.frame.offset), ());
-    }
-    Ok(())
 }
 
 struct Bases<'a> {
@@ -365,61 +384,82 @@ mod tests {
         vec![first, second, third]
     }
 
-    fn read(bytes: &[u8]) -> Result<Vec<DeltaFrame>> {
-        decode(Reader::new(WHAT, bytes), 2)
+    fn table(frames: Vec<DeltaFrame>) -> DeltaTable {
+        let packs = vec![PackId::from_bytes([1; 16]), PackId::from_bytes([2; 16])];
+        DeltaTable { packs, frames }
+    }
+
+    fn added(frames: Vec<DeltaFrame>) -> Result<Deltas> {
+        let mut out = Deltas::default();
+        for delta in frames {
+            out.add(delta, 7)?;
+        }
+        Ok(out)
     }
 
     #[test]
-    fn deltas_read_back_with_the_borders_of_frames_and_versions() {
-        assert_eq!(read(&encode(&sample())), Ok(sample()));
+    fn a_table_reads_back_with_the_borders_of_frames_and_versions() {
+        let sample = table(sample());
+        assert_eq!(DeltaTable::decode(&sample.encode()), Ok(sample));
     }
 
     #[test]
-    fn circles_long_chains_and_bases_of_other_pages_are_refused() {
+    fn bases_that_do_not_fit_their_pages_are_refused() {
+        let mut short = sample();
+        short[1].bases.pop();
+        let mut other = sample();
+        other[0].page_size = 16384;
+        for (what, bad) in [("short", short), ("other", other), ("none", Vec::new())] {
+            assert!(DeltaTable::decode(&table(bad).encode()).is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn circles_and_long_chains_are_refused() {
+        let deltas = added(sample()).unwrap();
+        assert_eq!(deltas.frames(), sample());
+        assert_eq!(deltas.get(&sample()[1].frame), Some(&sample()[1]));
+        assert_eq!(deltas.table_of(&sample()[1].frame), Some(7));
+        assert_eq!(deltas.get(&frame(0, 0, 16)), None);
         let mut late = sample();
         late.swap(0, 1);
         let mut own = sample();
         own[2].bases = vec![run(own[2].frame, 0, 8, 1)];
-        let mut short = sample();
-        short[1].bases.pop();
+        let mut larger = sample();
+        larger[1].page_size = 8192;
+        let twice = [sample(), sample()].concat();
+        for (what, bad) in [
+            ("late", late),
+            ("own", own),
+            ("twice", twice),
+            ("size", larger),
+        ] {
+            assert!(added(bad).is_err(), "{what}");
+        }
         let mut long = vec![delta(0, vec![run(frame(0, 0, 16), 0, 8, 1)])];
         for n in 1..=limits::DELTA_CHAIN_MAX {
             long.push(delta(n, vec![run(long[n as usize - 1].frame, 0, 8, 1)]));
         }
-        let mut other = sample();
-        other[0].page_size = 16384;
-        for (what, bad) in [
-            ("late", late),
-            ("own", own),
-            ("short", short),
-            ("other", other),
-        ] {
-            assert!(read(&encode(&bad)).is_err(), "{what}");
-        }
-        assert!(matches!(
-            read(&encode(&long)),
-            Err(FormatError::TooLarge { .. })
-        ));
-        assert!(read(&encode(&long[..limits::DELTA_CHAIN_MAX as usize])).is_ok());
-        let twice = [sample(), sample()].concat();
-        assert!(read(&encode(&twice)).is_err());
-        assert!(read(&encode(&[])).is_err());
+        let fits = long[..limits::DELTA_CHAIN_MAX as usize].to_vec();
+        assert!(added(fits).is_ok());
+        assert!(matches!(added(long), Err(FormatError::TooLarge { .. })));
     }
 
     proptest! {
         #[test]
         fn a_changed_byte_never_panics(at in 0_usize..200, to in any::<u8>(), cut in any::<bool>()) {
-            let mut bytes = encode(&sample());
+            let mut bytes = table(sample()).encode();
             let at = at % bytes.len();
             bytes[at] = to;
             if cut {
                 bytes.truncate(at);
             }
-            if let Ok(deltas) = read(&bytes) {
-                for delta in &deltas {
+            if let Ok(table) = DeltaTable::decode(&bytes) {
+                for delta in &table.frames {
                     let len: u64 = delta.bases.iter().map(|run| run.base.len()).sum();
                     prop_assert_eq!(len, delta.len());
                 }
+                let _ = added(table.frames);
             }
         }
     }

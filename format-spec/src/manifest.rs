@@ -1,11 +1,13 @@
 #![doc = include_str!("../spec/manifest.md")]
 
-use crate::delta::{self, Deltas};
+use std::collections::HashMap;
+
+use crate::delta::{DeltaTable, Deltas};
 use crate::envelope::{self, Codec, ObjectType};
 use crate::error::{FormatError, Result};
 use crate::ids::{DIGEST_LEN, Digest, ID_LEN, PackId};
 use crate::limits;
-use crate::recipe::{Recipe, Slices};
+use crate::recipe::{FrameRef, FrameSlice, Recipe, RecipeWriter, Slice, Slices};
 use crate::wire::{Put, Reader};
 
 /// Number of a stream in its manifest.
@@ -153,7 +155,9 @@ pub struct Manifest {
     pub layout: Layout,
     /// Addresses of pages.
     pub maps: Vec<PageMap>,
-    /// What the delta frames are made of that the recipes need, and those that these need.
+    /// Frames that hold tables of what delta frames are made of, for all that the recipes need; with the bytes of each table.
+    pub tables: Vec<(FrameRef, u32)>,
+    /// What the tables say, once they were read ([`Self::add_table`]). Not stored in the manifest.
     pub deltas: Deltas,
 }
 
@@ -161,13 +165,13 @@ const SECTION_PACKS: u8 = 1;
 const SECTION_STREAMS: u8 = 2;
 const SECTION_LAYOUT: u8 = 3;
 const SECTION_MAPS: u8 = 4;
-const SECTION_DELTAS: u8 = 5;
+const SECTION_TABLES: u8 = 5;
 const SECTIONS: [u8; 5] = [
     SECTION_PACKS,
     SECTION_STREAMS,
     SECTION_LAYOUT,
     SECTION_MAPS,
-    SECTION_DELTAS,
+    SECTION_TABLES,
 ];
 /// In a section's number: a reader that does not know it must stop.
 const CRITICAL: u8 = 0x80;
@@ -183,10 +187,10 @@ impl Manifest {
             self.encode_streams(),
             self.encode_layout(),
             self.encode_maps(),
-            delta::encode(self.deltas.frames()),
+            self.encode_tables(),
         ];
         for (section, body) in SECTIONS.into_iter().zip(bodies) {
-            if section == SECTION_DELTAS && self.deltas.frames().is_empty() {
+            if section == SECTION_TABLES && self.tables.is_empty() {
                 continue;
             }
             plain.push(section | CRITICAL);
@@ -225,14 +229,15 @@ impl Manifest {
                 }
             }
         }
-        let [packs, streams, layout, maps, deltas] =
+        let [packs, streams, layout, maps, tables] =
             sections.map(|s| s.map(|body| Reader::new(WHAT, body)));
         let missing = || FormatError::invalid(WHAT, "a section is missing");
         let packs = decode_packs(packs.ok_or_else(missing)?)?;
-        let deltas = deltas.map(|body| delta::decode(body, packs.len()));
+        let tables = tables.map(|body| decode_tables(body, packs.len()));
         let manifest = Self {
             packs,
-            deltas: deltas.transpose()?.into_iter().flatten().collect(),
+            tables: tables.transpose()?.unwrap_or_default(),
+            deltas: Deltas::default(),
             streams: decode_streams(streams.ok_or_else(missing)?)?,
             layout: decode_layout(layout.ok_or_else(missing)?)?,
             maps: decode_maps(maps.ok_or_else(missing)?)?,
@@ -318,6 +323,49 @@ impl Manifest {
         out
     }
 
+    fn encode_tables(&self) -> Vec<u8> {
+        let mut recipe = RecipeWriter::new(0);
+        for (frame, len) in &self.tables {
+            recipe.push(Slice::Frame(FrameSlice {
+                frame: *frame,
+                skip: 0,
+                take: frame.chunks,
+                len: u64::from(*len),
+            }));
+        }
+        let mut out = Vec::new();
+        recipe.finish().encode(&mut out);
+        out
+    }
+
+    /// Takes in what a table says, which is number `n` of [`Self::tables`]. Delta frames of which a pack is not in this manifest are passed over:
+    /// nothing in it needs them.
+    pub fn add_table(&mut self, n: usize, table: DeltaTable) -> Result<()> {
+        let numbers: HashMap<PackId, u32> = self.packs.iter().copied().zip(0..).collect();
+        let here: Vec<Option<u32>> = table
+            .packs
+            .iter()
+            .map(|pack| numbers.get(pack).copied())
+            .collect();
+        let number = |pack: u32| here.get(pack as usize).copied().flatten();
+        'frames: for mut delta in table.frames {
+            let Some(pack) = number(delta.frame.pack) else {
+                continue;
+            };
+            delta.frame.pack = pack;
+            for run in &mut delta.bases {
+                if let Slice::Frame(base) = &mut run.base {
+                    match number(base.frame.pack) {
+                        Some(pack) => base.frame.pack = pack,
+                        None => continue 'frames,
+                    }
+                }
+            }
+            self.deltas.add(delta, n)?;
+        }
+        Ok(())
+    }
+
     /// The slices of stream `n`; none if there is no such stream, or if it is derived.
     #[must_use]
     pub fn slices(&self, n: StreamIndex) -> Option<Slices<'_>> {
@@ -397,6 +445,22 @@ fn decode_packs(mut r: Reader<'_>) -> Result<Vec<PackId>> {
         .collect::<Result<_>>()?;
     r.finish()?;
     Ok(packs)
+}
+
+fn decode_tables(mut r: Reader<'_>, packs: usize) -> Result<Vec<(FrameRef, u32)>> {
+    let recipe = Recipe::decode(&mut r, 0)?;
+    r.finish()?;
+    let whole = |slice: Result<Slice>| match slice? {
+        Slice::Frame(slice) if slice.skip == 0 && slice.take == slice.frame.chunks => {
+            Ok((slice.frame, u32::try_from(slice.len).unwrap_or(u32::MAX)))
+        }
+        _ => Err(FormatError::invalid(WHAT, "a table that is no whole frame")),
+    };
+    let tables: Vec<_> = recipe.slices(packs).map(whole).collect::<Result<_>>()?;
+    if tables.is_empty() {
+        return Err(FormatError::invalid(WHAT, "a section of no tables"));
+    }
+    Ok(tables)
 }
 
 fn decode_streams(mut r: Reader<'_>) -> Result<Vec<Stream>> {
@@ -538,7 +602,6 @@ fn decode_maps(mut r: Reader<'_>) -> Result<Vec<PageMap>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};
     use proptest::prelude::*;
 
     fn stream(name: &[u8], role: Role, len: u64, page_size: u32) -> Stream {
@@ -648,6 +711,7 @@ mod tests {
                     runs,
                 },
             ],
+            tables: Vec::new(),
             deltas: Deltas::default(),
         }
     }

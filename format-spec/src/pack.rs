@@ -78,6 +78,8 @@ pub enum FrameKind {
     Plain = 0,
     /// Pages, each XORed with its base; see `spec/delta.md`.
     Xor = 1,
+    /// A table of what delta frames are made of; see `spec/delta.md`.
+    Table = 2,
 }
 
 impl FrameKind {
@@ -85,6 +87,7 @@ impl FrameKind {
         match number {
             0 => Ok(Self::Plain),
             1 => Ok(Self::Xor),
+            2 => Ok(Self::Table),
             n => Err(FormatError::UnknownFeature {
                 what: "frame",
                 feature: format!("frame kind {n}"),

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use cryostore_format::delta::DeltaTable;
 use cryostore_format::envelope::{self, Codec, HEADER_LEN, ObjectType};
 use cryostore_format::manifest::Manifest;
 use cryostore_format::pack::{
@@ -223,13 +224,19 @@ fn all() -> Vec<Vector> {
             ),
         ),
         vector(
-            "manifest-deltas",
+            "manifest-tables",
             Same::Bytes,
-            "the manifest of manifest-recipe with a section of deltas: pages on plain pages, without a base, of 64 KiB, and on other deltas",
+            "the manifest of manifest-recipe with a section that names two tables of deltas",
             sealed(
                 ObjectType::Manifest,
-                &self::content(ObjectType::Manifest, &values::manifest_of_deltas().encode()),
+                &self::content(ObjectType::Manifest, &values::manifest_of_tables().encode()),
             ),
+        ),
+        vector(
+            "delta-table",
+            Same::Bytes,
+            "a table of deltas: pages on plain pages, without a base, of 64 KiB, and on other deltas",
+            values::delta_table().encode(),
         ),
         vector(
             "manifest",
@@ -479,10 +486,12 @@ fn manifests_are_read() {
 
 #[test]
 fn deltas_and_their_bases_are_read() {
-    assert_eq!(
-        Manifest::decode(&bytes("manifest-deltas")),
-        Ok(values::manifest_of_deltas())
-    );
+    let mut manifest = Manifest::decode(&bytes("manifest-tables")).unwrap();
+    assert_eq!(manifest, values::manifest_of_tables());
+    let table = DeltaTable::decode(&bytes("delta-table")).unwrap();
+    assert_eq!(table, values::delta_table());
+    manifest.add_table(1, table).unwrap();
+    assert_eq!(manifest.deltas.frames(), values::delta_table().frames);
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn manifest(packs: u8, page_size: u32, recipe: Recipe) -> Manifest {
             digest: None,
         },
         maps: Vec::new(),
-        deltas: cryostore_format::delta::Deltas::default(),
+        tables: Vec::new(), deltas: cryostore_format::delta::Deltas::default(),
     }
 }
 

@@ -108,6 +108,13 @@ pub fn seal_delta(hashes: Vec<ChunkHash>, xored: &[u8], page_len: usize) -> Resu
     seal(FrameKind::Xor, xored, page_len, hashes)
 }
 
+/// Makes a frame of a table of deltas.
+pub fn seal_table(key: &IdKey, table: &[u8]) -> Result<SealedFrame> {
+    let len = u32::try_from(table.len())
+        .map_err(|_| Error::new(Kind::Internal, "a table that is too long"))?;
+    seal(FrameKind::Table, table, len, vec![key.chunk_hash(table)])
+}
+
 fn seal(
     kind: FrameKind,
     plain: &[u8],

@@ -247,6 +247,7 @@ mod tests {
                 streams: vec![stream],
                 layout: Layout::default(),
                 maps: vec![map],
+                tables: Vec::new(),
                 deltas: cryostore_format::delta::Deltas::default(),
             }),
         }

@@ -289,7 +289,7 @@ impl<'r> FrameSink<'r> {
         directories: &Directories,
     ) -> Result<Placed> {
         let env = self.env;
-        let delta = frame.header.kind == FrameKind::Xor;
+        let delta = frame.header.kind != FrameKind::Plain;
         let pack = if delta {
             &mut self.delta_pack
         } else {
@@ -309,6 +309,16 @@ impl<'r> FrameSink<'r> {
     /// The delta frames that were placed since the last call.
     pub(super) fn placed_deltas(&mut self) -> Vec<PlacedDelta> {
         std::mem::take(&mut self.deltas)
+    }
+
+    /// Puts a table of deltas into the open pack of deltas.
+    pub(super) fn add_table(
+        &mut self,
+        table: &SealedFrame,
+        index: &Index,
+        directories: &Directories,
+    ) -> Result<Placed> {
+        self.add(table, index, directories)
     }
 
     /// What was to be told since the last call.

@@ -18,6 +18,7 @@ mod writer;
 use std::io::Read;
 use std::sync::{Arc, mpsc};
 
+use cryostore_format::delta::Deltas;
 use cryostore_format::manifest::{Layout, Manifest, PageMap, Role as StreamRole, RunPlace};
 use cryostore_format::repository::Role;
 use cryostore_format::session::{Place, Work};
@@ -423,7 +424,8 @@ impl<'r> Plan<'r> {
             streams,
             layout: made.layout,
             maps,
-            deltas: written.deltas,
+            tables: written.tables,
+            deltas: Deltas::default(),
         };
         let bytes = manifest.encode();
         // What no reader would take must not be committed: names that are too long, more streams or slices than are accepted.
@@ -533,7 +535,7 @@ impl<'r> Plan<'r> {
             let whole = record.requires.is_some();
             let covers =
                 |manifest: Manifest| needed.iter().all(|map| covers(&manifest, map, whole));
-            if repo.manifest(record).is_ok_and(covers) {
+            if repo.manifest_alone(record).is_ok_and(covers) {
                 return Ok(Some(Place {
                     lineage: record.lineage,
                     snapshot: record.id,

@@ -3,10 +3,10 @@
 //! Always: each byte is in exactly one of the four classes; a pack is referred to only after a look that the store has it, or when this
 //! session put it. Base first, then this session's own chunks, then the entry after the last hit, then the index. Never: knows what a tar is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use cryostore_format::delta::{BaseRun, DeltaFrame, Deltas};
+use cryostore_format::delta::{DeltaFrame, DeltaTable};
 use cryostore_format::manifest::{Body, Manifest, Role, Stream, StreamIndex, Transform};
 use cryostore_format::pack::FrameEntry;
 use cryostore_format::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};
@@ -19,6 +19,7 @@ use super::frames::{Finished, FrameNumber, FrameSink, Lies, Placed};
 use super::stream::{Addresses, Cut, InFrame, OpenStream, StreamSpec};
 use crate::chunk::cdc::Cutter;
 use crate::chunk::page::{self, Page};
+use crate::codec::frame::seal_table;
 use crate::error::{Error, Kind, Result};
 use crate::index::{Index, Location, Opening};
 use crate::limits;
@@ -75,8 +76,13 @@ pub(super) struct Writer<'r> {
     /// The stream whose chunks are in the open frame.
     writing: Option<StreamIndex>,
     classes: Classes,
-    /// Delta frames that the recipes need, and what these need.
-    deltas: Deltas,
+    /// Tables of the delta frames that the recipes need, and that these need: this session's, and the base's.
+    tables: Vec<(FrameRef, u32)>,
+    /// By their number there: in this order each comes after those that it needs.
+    base_tables: BTreeMap<usize, (FrameRef, u32)>,
+    taken_over: HashSet<(u32, u32)>,
+    /// Delta frames of this session that are in no table yet.
+    untabled: Vec<DeltaFrame>,
     pages: Vec<Page>,
     found: Vec<Found>,
     /// What stood at the pages' addresses.
@@ -117,7 +123,7 @@ pub(super) struct Written {
     pub(super) packs: Vec<PackId>,
     pub(super) streams: Vec<Stream>,
     pub(super) classes: Classes,
-    pub(super) deltas: Deltas,
+    pub(super) tables: Vec<(FrameRef, u32)>,
 }
 
 fn count(class: &mut ClassCount, pages: u64, bytes: u64) {
@@ -160,7 +166,10 @@ impl<'r> Writer<'r> {
             streams: Vec::new(),
             writing: None,
             classes: Classes::default(),
-            deltas: Deltas::default(),
+            tables: Vec::new(),
+            base_tables: BTreeMap::new(),
+            taken_over: HashSet::new(),
+            untabled: Vec::new(),
             pages: Vec::new(),
             found: Vec::new(),
             stood: Vec::new(),
@@ -350,9 +359,10 @@ impl<'r> Writer<'r> {
 
     /// Ends frames and packs. What was put may still be on its way.
     pub(super) fn finish(mut self) -> Result<(Written, Uploading<'r>)> {
+        self.note_deltas()?;
+        self.put_table()?;
         let index = self.take_index();
         self.sink.end_frames(&index, &self.directories)?;
-        self.note_deltas()?;
         let streams: Option<Vec<Stream>> = self.streams.into_iter().collect();
         let streams =
             streams.ok_or_else(|| Error::new(Kind::Internal, "a stream was never closed"))?;
@@ -360,7 +370,7 @@ impl<'r> Writer<'r> {
             packs: self.packs.packs,
             streams,
             classes: self.classes,
-            deltas: self.deltas,
+            tables: self.base_tables.into_values().chain(self.tables).collect(),
         };
         Ok((
             written,
@@ -542,32 +552,27 @@ impl<'r> Writer<'r> {
         whole.then_some(())
     }
 
-    /// Takes a delta frame of the base, and those that it needs, over into this manifest.
+    /// Takes the table of a delta frame of the base, and those of the frames that it needs, over into this manifest.
     fn take_over(&mut self, manifest: &Manifest, frame: &FrameRef) -> Option<()> {
         let Some(delta) = manifest.deltas.get(frame) else {
             return Some(());
         };
-        let here = self.base_frame_ref(*frame)?;
-        if self.deltas.get(&here).is_some() {
+        if !self.taken_over.insert((frame.pack, frame.offset)) {
             return Some(());
         }
-        let mut bases = Vec::with_capacity(delta.bases.len());
+        self.base_frame_ref(*frame)?;
         for run in &delta.bases {
-            let base = match run.base {
-                Slice::Zero { len } => Slice::Zero { len },
-                Slice::Frame(slice) => {
-                    self.take_over(manifest, &slice.frame)?;
-                    let frame = self.base_frame_ref(slice.frame)?;
-                    Slice::Frame(FrameSlice { frame, ..slice })
-                }
-            };
-            bases.push(BaseRun { base, ..*run });
+            if let Slice::Frame(base) = run.base {
+                self.base_frame_ref(base.frame)?;
+                self.take_over(manifest, &base.frame)?;
+            }
         }
-        self.deltas.push(DeltaFrame {
-            frame: here,
-            page_size: delta.page_size,
-            bases,
-        });
+        let table = manifest.deltas.table_of(frame)?;
+        if !self.base_tables.contains_key(&table) {
+            let (frame, len) = *manifest.tables.get(table)?;
+            let frame = self.base_frame_ref(frame)?;
+            self.base_tables.insert(table, (frame, len));
+        }
         Some(())
     }
 
@@ -587,7 +592,7 @@ impl<'r> Writer<'r> {
             let frame = frame_ref(pack, &delta.placed.entry);
             let map = |frame| self.base_frame_ref(frame);
             let entry = deltas::entry_of(frame, delta.page_size, &delta.bases, map);
-            self.deltas.push(entry.ok_or_else(lost)?);
+            self.untabled.push(entry.ok_or_else(lost)?);
             let (pages, bytes) = (
                 u64::from(frame.chunks),
                 u64::from(frame.chunks) * u64::from(delta.page_size),
@@ -596,6 +601,43 @@ impl<'r> Writer<'r> {
             self.classes.new.pages = self.classes.new.pages.saturating_sub(pages);
             self.classes.new.bytes = self.classes.new.bytes.saturating_sub(bytes);
         }
+        if self.untabled.len() >= limits::TABLE_FRAMES {
+            self.put_table()?;
+        }
+        Ok(())
+    }
+
+    /// Writes down what the delta frames that are in no table yet are made of.
+    fn put_table(&mut self) -> Result<()> {
+        let mut frames = std::mem::take(&mut self.untabled);
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let mut packs = PackTable::default();
+        for delta in &mut frames {
+            let bases = delta
+                .bases
+                .iter_mut()
+                .filter_map(|run| match &mut run.base {
+                    Slice::Frame(base) => Some(&mut base.frame),
+                    Slice::Zero { .. } => None,
+                });
+            for frame in std::iter::once(&mut delta.frame).chain(bases) {
+                let pack = self.packs.packs.get(frame.pack as usize).copied();
+                let lost = || Error::new(Kind::Internal, "a pack was lost");
+                frame.pack = packs.number(pack.ok_or_else(lost)?, || {});
+            }
+        }
+        let packs = packs.packs;
+        let table = DeltaTable { packs, frames }.encode();
+        let sealed = seal_table(self.repo.key(), &table)?;
+        let index = self.index().clone();
+        let placed = self.sink.add_table(&sealed, &index, &self.directories)?;
+        let pack = self.packs.number(placed.pack, || {});
+        let frame = frame_ref(pack, &placed.entry);
+        self.tables.push((frame, sealed.header.plain_len));
+        self.exists
+            .extend(self.sink.ended_packs().map(|pack| (pack, true)));
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
+use cryostore_format::delta::DeltaTable;
 use cryostore_format::manifest::Manifest;
 use cryostore_format::pack::{FrameHeader, FrameKind, chunks_digest};
 use cryostore_format::recipe::{FrameRef, FrameSlice, Slice};
@@ -180,6 +181,45 @@ impl Reading {
     }
 }
 
+/// Reads the tables that a manifest names, and has it take in what they say.
+pub fn read_tables(store: &Store, manifest: &mut Manifest, key: &IdKey) -> Result<()> {
+    for n in 0..manifest.tables.len() {
+        let Some((frame, len)) = manifest.tables.get(n).copied() else {
+            continue;
+        };
+        let mut fetched = BTreeMap::new();
+        let place = [(frame.offset, frame.stored_len)];
+        let mut count = Fetched::default();
+        fetch_of_pack(
+            store,
+            manifest,
+            frame.pack,
+            &place,
+            &mut count,
+            &mut fetched,
+        )?;
+        let stored = fetched.remove(&(frame.pack, frame.offset));
+        let stored = stored.unwrap_or_default();
+        let read = || {
+            verify(&stored, key)?;
+            with_frame(&stored, |header, table| {
+                if header.kind == FrameKind::Table && header.plain_len == len {
+                    DeltaTable::decode(table)
+                } else {
+                    Err(bad("it is not the table of deltas that the manifest names"))
+                }
+            })?
+        };
+        let taken = read().and_then(|table| manifest.add_table(n, table));
+        taken.map_err(|e| {
+            let pack = pack_of(manifest, frame.pack).map(object_name);
+            let pack = pack.unwrap_or_default();
+            Error::stored(format!("{pack}, table at byte {}", frame.offset), e)
+        })?;
+    }
+    Ok(())
+}
+
 /// Hashes of the chunks of a frame, from its stored bytes and those of its bases, checked against the frame's digest.
 pub fn frame_hashes(
     store: &Store,
@@ -293,7 +333,12 @@ fn decode_frame(
     out: &mut [u8],
 ) -> std::result::Result<(), FormatError> {
     let (header, _) = FrameHeader::split(frame)?;
-    if delta != (header.kind == FrameKind::Xor) {
+    let fits = match header.kind {
+        FrameKind::Plain => !delta,
+        FrameKind::Xor => delta,
+        FrameKind::Table => false,
+    };
+    if !fits {
         return Err(bad(
             "it is a delta, and the manifest has no bases for it, or the other way round",
         ));

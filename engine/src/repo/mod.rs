@@ -16,6 +16,7 @@ use cryostore_format::{Digest, IdKey, ManifestId, RepositoryId, limits as format
 
 use crate::env::{Env, random_id, timestamp};
 use crate::error::{Error, Kind, Result};
+use crate::pack::reading::read_tables;
 use crate::store::Store;
 
 pub use session::{LiveSession, Session};
@@ -118,8 +119,15 @@ impl Repository {
             .map_err(|e| Error::stored(self.store.name(), e))
     }
 
-    /// Reads a snapshot's manifest, checked against the digest in its record.
+    /// Reads a snapshot's manifest, checked against the digest in its record, and the tables of what its delta frames are made of.
     pub fn manifest(&self, snapshot: &SnapshotRecord) -> Result<Manifest> {
+        let mut manifest = self.manifest_alone(snapshot)?;
+        read_tables(&self.store, &mut manifest, self.key())?;
+        Ok(manifest)
+    }
+
+    /// Reads a snapshot's manifest without tables: enough to know which packs it needs.
+    pub fn manifest_alone(&self, snapshot: &SnapshotRecord) -> Result<Manifest> {
         let name = manifest_name(snapshot.manifest.id);
         let damaged = |error: Error| {
             error

@@ -1,6 +1,6 @@
 //! What the golden vectors hold, as values.
 
-use cryostore_format::delta::{BaseRun, DeltaFrame, Deltas};
+use cryostore_format::delta::{BaseRun, DeltaFrame, DeltaTable, Deltas};
 use cryostore_format::envelope::Codec;
 use cryostore_format::manifest::{
     AddressRun, Body, Layout, Manifest, MapOf, PageMap, Piece, Role, RunPlace, Stream, StreamIndex,
@@ -227,6 +227,7 @@ pub fn manifest_of_recipe() -> Manifest {
         streams,
         layout,
         maps: Vec::new(),
+        tables: Vec::new(),
         deltas: Deltas::default(),
     }
 }
@@ -301,19 +302,32 @@ pub fn manifest() -> Manifest {
                 runs: Vec::new(),
             },
         ],
+        tables: Vec::new(),
         deltas: Deltas::default(),
     }
 }
 
-/// [`manifest_of_recipe`] with three delta frames: one on plain pages and with pages that have no base, one of 64 KiB pages, and one on top of the first.
-pub fn manifest_of_deltas() -> Manifest {
+/// [`manifest_of_recipe`] with two tables of deltas.
+pub fn manifest_of_tables() -> Manifest {
+    let frame = FrameRef {
+        chunks: 1,
+        ..frame_ref(2, 7)
+    };
+    Manifest {
+        tables: vec![(frame, 5000), (FrameRef { pack: 1, ..frame }, 70)],
+        ..manifest_of_recipe()
+    }
+}
+
+/// Three delta frames: one on plain pages and with pages that have no base, one of 64 KiB pages, and one on top of the first.
+pub fn delta_table() -> DeltaTable {
     let base = |slice, version| BaseRun {
         base: slice,
         version,
     };
     let page = |frame, skip, take| slice(frame, skip, take, u64::from(take) * 4096);
     let (first, large, second) = (frame_ref(2, 0), frame_ref(2, 1), frame_ref(2, 5));
-    let deltas = vec![
+    let frames = vec![
         DeltaFrame {
             frame: first,
             page_size: 4096,
@@ -339,9 +353,9 @@ pub fn manifest_of_deltas() -> Manifest {
             ],
         },
     ];
-    Manifest {
-        deltas: deltas.into_iter().collect(),
-        ..manifest_of_recipe()
+    DeltaTable {
+        packs: manifest_of_recipe().packs,
+        frames,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::error::{Kind, Result};
 use crate::index::segments;
 use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack;
-use crate::pack::reading::{Fetched, frame_hashes};
+use crate::pack::reading::{Fetched, frame_hashes, read_table};
 use crate::repo::Repository;
 use crate::store::Store;
 
@@ -70,9 +70,9 @@ pub fn check(
 ) -> Result<CheckReport> {
     let mut report = CheckReport::default();
     let packs = check_snapshots(repo, &mut report, monitor)?;
-    check_packs(repo, options, &packs, &mut report, monitor)?;
+    let damage = check_packs(repo, options, &packs, &mut report, monitor)?;
     if options.read_data {
-        check_deltas(repo, &packs, &mut report, monitor)?;
+        check_deltas(repo, &packs, &damage, &mut report, monitor)?;
     }
     check_segments(repo, &mut report)?;
     for object in repo.store().list("")? {
@@ -130,23 +130,78 @@ fn check_snapshots(
             );
         }
         let name = crate::repo::manifest_name(record.manifest.id);
-        match repo.manifest(record).or_else(|_| repo.manifest(record)) {
-            Ok(manifest) => {
+        let manifest = repo
+            .manifest_alone(record)
+            .or_else(|_| repo.manifest_alone(record));
+        match manifest {
+            Ok(mut manifest) => {
+                for (object, text) in read_tables(repo, &mut manifest)? {
+                    problem(object, text);
+                }
                 if let Err(text) = note_use(record.id, &manifest, &mut packs) {
                     problem(name, text);
                 }
             }
             Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => {
-                problem(name, e.to_string());
-                // With the manifest, but without a table of deltas, it is still known who needs what else.
-                if let Ok(manifest) = repo.manifest_alone(record) {
-                    let _ = note_use(record.id, &manifest, &mut packs);
-                }
+                problem(name, e.to_string())
             }
             Err(e) => return Err(e),
         }
     }
     Ok(packs)
+}
+
+/// Reads the tables of deltas; the packs of those that cannot be read, and why, come back.
+fn read_tables(repo: &Repository, manifest: &mut Manifest) -> Result<Vec<(String, String)>> {
+    let mut wrong = Vec::new();
+    for n in 0..manifest.tables.len() {
+        let mut read = || problem_of(read_table(repo.store(), manifest, n, repo.key()));
+        let failed = match read()? {
+            Ok(()) => continue,
+            Err(_) => read()?.err(),
+        };
+        let pack = manifest.tables.get(n).map(|(frame, _)| frame.pack as usize);
+        let pack = pack.and_then(|pack| manifest.packs.get(pack));
+        if let (Some(text), Some(pack)) = (failed, pack) {
+            wrong.push((pack::object_name(*pack), text));
+        }
+    }
+    Ok(wrong)
+}
+
+/// Where damage was found.
+#[derive(Debug, Default)]
+struct Damage {
+    packs: HashSet<PackId>,
+    frames: HashSet<(PackId, u32)>,
+}
+
+impl Damage {
+    fn has(&self, manifest: &Manifest, frame: &FrameRef) -> bool {
+        let pack = manifest.packs.get(frame.pack as usize);
+        pack.is_none_or(|pack| {
+            self.packs.contains(pack) || self.frames.contains(&(*pack, frame.offset))
+        })
+    }
+
+    /// Which delta frames of a manifest are damaged, or made of something that is: by pack number and offset.
+    fn deltas(&self, manifest: &Manifest) -> HashSet<(u32, u32)> {
+        let mut out: HashSet<(u32, u32)> = HashSet::new();
+        // Each comes after those that it needs.
+        for delta in manifest.deltas.frames() {
+            let bad_base = delta.bases.iter().any(|run| match &run.base {
+                Slice::Frame(base) => {
+                    out.contains(&(base.frame.pack, base.frame.offset))
+                        || self.has(manifest, &base.frame)
+                }
+                Slice::Zero { .. } => false,
+            });
+            if bad_base || self.has(manifest, &delta.frame) {
+                out.insert((delta.frame.pack, delta.frame.offset));
+            }
+        }
+        out
+    }
 }
 
 fn note_use(
@@ -215,7 +270,8 @@ fn check_packs(
     needed: &HashMap<PackId, PackUse>,
     report: &mut CheckReport,
     monitor: &dyn Monitor,
-) -> Result<()> {
+) -> Result<Damage> {
+    let mut damage = Damage::default();
     let store = repo.store();
     let listed: BTreeMap<PackId, u64> = store
         .list("packs")?
@@ -224,6 +280,7 @@ fn check_packs(
         .collect();
     for (id, used) in needed {
         if !listed.contains_key(id) {
+            damage.packs.insert(*id);
             report.problems.push(Problem {
                 object: pack::object_name(*id),
                 text: "it is missing".to_owned(),
@@ -256,12 +313,31 @@ fn check_packs(
             _ => look()?,
         };
         report.bytes_read += found.1;
-        report.problems.extend(found.0);
+        for (place, problem) in found.0 {
+            match place {
+                Where::Pack => {
+                    damage.packs.insert(*id);
+                }
+                Where::Frame(offset) => {
+                    damage.frames.insert((*id, offset));
+                }
+                Where::Directory => {}
+            }
+            report.problems.push(problem);
+        }
     }
-    Ok(())
+    Ok(damage)
 }
 
-type Found = (Vec<Problem>, u64);
+/// What of a pack is damaged.
+#[derive(Debug, Clone, Copy)]
+enum Where {
+    Pack,
+    Directory,
+    Frame(u32),
+}
+
+type Found = (Vec<(Where, Problem)>, u64);
 
 /// An error that is about the object becomes a problem; any other ends the check.
 fn problem_of<T>(result: Result<T>) -> Result<std::result::Result<T, String>> {
@@ -285,7 +361,7 @@ fn read_directory(store: &Store, id: PackId, used: &PackUse) -> Result<Found> {
         }
         Err(text) => text,
     };
-    Ok((vec![whole_pack(id, read, used)], 0))
+    Ok((vec![(Where::Pack, whole_pack(id, read, used))], 0))
 }
 
 fn whole_pack(id: PackId, text: String, used: &PackUse) -> Problem {
@@ -297,7 +373,7 @@ fn whole_pack(id: PackId, text: String, used: &PackUse) -> Problem {
 }
 
 /// Frames that manifests name and the directory does not have.
-fn check_frames(id: PackId, view: &DirectoryView, used: &PackUse) -> Vec<Problem> {
+fn check_frames(id: PackId, view: &DirectoryView, used: &PackUse) -> Vec<(Where, Problem)> {
     let agrees = |frame: &FrameRef| {
         view.frame_of(frame.first_chunk).is_some_and(|entry| {
             (
@@ -315,13 +391,16 @@ fn check_frames(id: PackId, view: &DirectoryView, used: &PackUse) -> Vec<Problem
     };
     let wrong = used.frames.values().filter(|(frame, _)| !agrees(frame));
     wrong
-        .map(|(frame, snapshots)| Problem {
-            object: pack::object_name(id),
-            text: format!(
-                "it has no frame of {} bytes at byte {}, which manifests name",
-                frame.stored_len, frame.offset
-            ),
-            snapshots: snapshots.iter().copied().collect(),
+        .map(|(frame, snapshots)| {
+            let problem = Problem {
+                object: pack::object_name(id),
+                text: format!(
+                    "it has no frame of {} bytes at byte {}, which manifests name",
+                    frame.stored_len, frame.offset
+                ),
+                snapshots: snapshots.iter().copied().collect(),
+            };
+            (Where::Frame(frame.offset), problem)
         })
         .collect()
 }
@@ -331,48 +410,52 @@ fn read_pack(repo: &Repository, id: PackId, len: u64, used: &PackUse) -> Result<
     let name = pack::object_name(id);
     if len > format_limits::PACK_MAX {
         return Ok((
-            vec![whole_pack(
-                id,
-                format!("it has {len} bytes, more than a pack may have"),
-                used,
+            vec![(
+                Where::Pack,
+                whole_pack(
+                    id,
+                    format!("it has {len} bytes, more than a pack may have"),
+                    used,
+                ),
             )],
             0,
         ));
     }
     let bytes = match problem_of(repo.store().get(&name, len))? {
         Ok(bytes) => bytes,
-        Err(text) => return Ok((vec![whole_pack(id, text, used)], 0)),
+        Err(text) => return Ok((vec![(Where::Pack, whole_pack(id, text, used))], 0)),
     };
     let read = bytes.len() as u64;
     let view = check_pack_header(id, &bytes).and_then(|()| DirectoryView::decode(id, &bytes, read));
     let mut problems = Vec::new();
-    let frames: Vec<(u32, u32)> = match view {
+    let frames: Vec<(u32, u32, Option<FrameKind>)> = match view {
         Ok(view) => {
             problems.extend(check_frames(id, &view, used));
             view.frames
                 .iter()
-                .map(|frame| (frame.offset, frame.stored_len))
+                .map(|frame| (frame.offset, frame.stored_len, Some(frame.kind)))
                 .collect()
         }
         Err(e) => {
-            problems.push(Problem {
+            let problem = Problem {
                 object: name.clone(),
                 text: format!("{e}; its frames are read where the manifests say that they are"),
                 snapshots: Vec::new(),
-            });
+            };
+            problems.push((Where::Directory, problem));
             used.frames
                 .values()
-                .map(|(frame, _)| (frame.offset, frame.stored_len))
+                .map(|(frame, _)| (frame.offset, frame.stored_len, None))
                 .collect()
         }
     };
     let damaged: Vec<(u32, String)> = frames
         .into_par_iter()
-        .filter_map(|(offset, stored_len)| {
+        .filter_map(|(offset, stored_len, kind)| {
             let frame = bytes.get(offset as usize..offset as usize + stored_len as usize);
             let verified = frame.ok_or_else(|| "the pack ends before it".to_owned());
             let verified = verified
-                .and_then(|frame| verify_alone(frame, repo.key()).map_err(|e| e.to_string()));
+                .and_then(|frame| verify_alone(frame, kind, repo.key()).map_err(|e| e.to_string()));
             verified.err().map(|text| (offset, text))
         })
         .collect();
@@ -381,18 +464,30 @@ fn read_pack(repo: &Repository, id: PackId, len: u64, used: &PackUse) -> Result<
             .frames
             .get(&offset)
             .map(|(_, snapshots)| snapshots.iter().copied().collect());
-        problems.push(Problem {
+        let problem = Problem {
             object: name.clone(),
             text: format!("the frame at byte {offset}: {text}"),
             snapshots: snapshots.unwrap_or_default(),
-        });
+        };
+        problems.push((Where::Frame(offset), problem));
     }
     Ok((problems, read))
 }
 
 /// Verifies what can be verified of a frame without others: of a delta, that it decodes.
-fn verify_alone(bytes: &[u8], key: &IdKey) -> std::result::Result<(), FormatError> {
-    match FrameHeader::split(bytes)?.0.kind {
+fn verify_alone(
+    bytes: &[u8],
+    kind: Option<FrameKind>,
+    key: &IdKey,
+) -> std::result::Result<(), FormatError> {
+    let found = FrameHeader::split(bytes)?.0.kind;
+    if kind.is_some_and(|kind| kind != found) {
+        return Err(FormatError::Invalid {
+            what: "frame",
+            detail: "it is of another kind than the directory says".to_owned(),
+        });
+    }
+    match found {
         FrameKind::Plain | FrameKind::Table => frame::verify(bytes, key).map(drop),
         FrameKind::Xor => frame::with_frame(bytes, |_, _| ()),
     }
@@ -402,6 +497,7 @@ fn verify_alone(bytes: &[u8], key: &IdKey) -> std::result::Result<(), FormatErro
 fn check_deltas(
     repo: &Repository,
     packs: &HashMap<PackId, PackUse>,
+    damage: &Damage,
     report: &mut CheckReport,
     monitor: &dyn Monitor,
 ) -> Result<()> {
@@ -411,12 +507,15 @@ fn check_deltas(
         let Ok(manifest) = repo.manifest(record) else {
             continue;
         };
+        let touched = damage.deltas(&manifest);
         for delta in manifest.deltas.frames() {
             keep_going(monitor)?;
             let Some(pack) = manifest.packs.get(delta.frame.pack as usize) else {
                 continue;
             };
-            if !done.insert((*pack, delta.frame.offset)) {
+            // What is made of a damaged frame is lost with it, which has been said of that one.
+            let place = (delta.frame.pack, delta.frame.offset);
+            if touched.contains(&place) || !done.insert((*pack, delta.frame.offset)) {
                 continue;
             }
             let mut look = || {

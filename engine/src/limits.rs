@@ -14,7 +14,7 @@ pub const SEALING: usize = 2 << 20;
 /// small part of what is left of it.
 pub const DELTA_PLAIN: usize = 256 << 10;
 /// A page is stored as a delta if at most one word in so many differs from its base.
-pub const DELTA_NEAR: usize = 4;
+pub const DELTA_NEAR: usize = 2;
 /// The version of a page up to which it is made of an earlier one; then it is stored plainly again. Chains are 6 long at most.
 pub const DELTA_VERSIONS: u8 = 63;
 /// Delta frames in one table of bases: 64 MiB of pages at most. A table is needed as long as one of its frames is, and may have 1 MiB.

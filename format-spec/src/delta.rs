@@ -84,8 +84,10 @@ impl DeltaTable {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Deltas {
     frames: Vec<DeltaFrame>,
-    /// By pack number and offset: number of the frame, of its table, and length of the longest chain behind its pages.
-    places: HashMap<(u32, u32), (usize, usize, u32)>,
+    /// By pack number and offset: number of the frame, and of its table.
+    places: HashMap<(u32, u32), (usize, usize)>,
+    /// Length of the longest chain behind the pages of each run of bases of each frame.
+    chains: Vec<Vec<u32>>,
     /// Frames that were taken for plain ones.
     plain: HashSet<(u32, u32)>,
 }
@@ -94,7 +96,7 @@ impl Deltas {
     /// The delta frame at this place; none: the frame there is a plain one.
     #[must_use]
     pub fn get(&self, frame: &FrameRef) -> Option<&DeltaFrame> {
-        let (number, ..) = self.places.get(&(frame.pack, frame.offset))?;
+        let (number, _) = self.places.get(&(frame.pack, frame.offset))?;
         self.frames
             .get(*number)
             .filter(|delta| delta.frame == *frame)
@@ -118,9 +120,10 @@ impl Deltas {
         if self.plain.contains(&place) {
             return Err(FormatError::invalid(WHAT, "a base comes after its delta"));
         }
-        let mut chain = 0;
+        let mut chains = Vec::with_capacity(delta.bases.len());
         for run in &delta.bases {
             let Slice::Frame(base) = run.base else {
+                chains.push(0);
                 continue;
             };
             let base_place = (base.frame.pack, base.frame.offset);
@@ -135,20 +138,38 @@ impl Deltas {
                 Some(known) if known.page_size != delta.page_size => {
                     return Err(FormatError::invalid(WHAT, "a base of another page size"));
                 }
-                Some(_) => self.places.get(&base_place).map_or(0, |known| known.2),
+                Some(known) => self.behind(known, base_place, &base),
             };
-            chain = chain.max(behind + 1);
+            if behind >= limits::DELTA_CHAIN_MAX {
+                return Err(FormatError::TooLarge {
+                    what: "chain of deltas",
+                    limit: limits::DELTA_CHAIN_MAX.into(),
+                    got: u64::from(behind) + 1,
+                });
+            }
+            chains.push(behind + 1);
         }
-        if chain > limits::DELTA_CHAIN_MAX {
-            return Err(FormatError::TooLarge {
-                what: "chain of deltas",
-                limit: limits::DELTA_CHAIN_MAX.into(),
-                got: chain.into(),
-            });
-        }
-        self.places.insert(place, (self.frames.len(), table, chain));
+        self.places.insert(place, (self.frames.len(), table));
         self.frames.push(delta);
+        self.chains.push(chains);
         Ok(())
+    }
+
+    /// Length of the longest chain behind some pages of a frame.
+    fn behind(&self, frame: &DeltaFrame, place: (u32, u32), pages: &FrameSlice) -> u32 {
+        let number = self.places.get(&place).map_or(usize::MAX, |known| known.0);
+        let chains = self.chains.get(number).map_or(&[][..], Vec::as_slice);
+        let wanted = u64::from(pages.skip)..u64::from(pages.skip) + u64::from(pages.take);
+        let mut start = 0;
+        let mut longest = 0;
+        for (run, chain) in frame.bases.iter().zip(chains) {
+            let end = start + self::pages(&run.base, frame.page_size);
+            if start < wanted.end && end > wanted.start {
+                longest = longest.max(*chain);
+            }
+            start = end;
+        }
+        longest
     }
 
     /// All of them, each after those that it needs.

@@ -91,6 +91,7 @@ impl fmt::Display for Report {
             "SAME",
             "ELSEWHERE",
             "NEW",
+            "DELTA",
             "ADDED",
             "SECONDS",
         ]
@@ -102,9 +103,10 @@ impl fmt::Display for Report {
                 one.classes.same,
                 one.classes.elsewhere,
                 one.classes.new,
+                one.classes.delta,
             ]
             .map(|class| class.bytes);
-            let [zero, same, elsewhere, new] =
+            let [zero, same, elsewhere, new, delta] =
                 classes.map(|bytes| percent(bytes, classes.iter().sum()));
             let took = seconds(one.elapsed_ms);
             table.row([
@@ -114,6 +116,7 @@ impl fmt::Display for Report {
                 same,
                 elsewhere,
                 new,
+                delta,
                 size(one.bytes_added),
                 took,
             ]);

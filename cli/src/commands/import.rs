@@ -71,6 +71,9 @@ pub(crate) struct ImportArgs {
     /// The snapshot to compare with, or `none` [default: the newest of the same container]
     #[arg(long, value_name = "ID|none")]
     base: Option<String>,
+    /// Store changed pages whole, not as what differs from the page that stood at their address
+    #[arg(long)]
+    no_delta: bool,
     /// The snapshot that holds the pages which CRIU left in its parent directory
     #[arg(long, value_name = "ID")]
     criu_parent: Option<String>,
@@ -151,13 +154,14 @@ impl fmt::Display for Report {
     }
 }
 
-/// The four classes, with pages and bytes.
+/// The five classes, with pages and bytes.
 pub(crate) fn class_table(classes: &Classes) -> Table {
     let rows = [
         ("zero", classes.zero),
         ("same as base", classes.same),
         ("found elsewhere", classes.elsewhere),
         ("new", classes.new),
+        ("delta", classes.delta),
     ];
     let whole = rows.iter().map(|(_, count)| count.bytes).sum();
     let mut table = Table::new(
@@ -204,6 +208,7 @@ pub(crate) fn run(args: ImportArgs, context: &Context) -> Result<(), Failure> {
             Some("none") => BaseChoice::None,
             Some(id) => BaseChoice::Snapshot(id.to_owned()),
         },
+        no_delta: args.no_delta,
         criu_parent: args.criu_parent,
         ..ImportOptions::default()
     };

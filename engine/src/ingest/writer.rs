@@ -1,6 +1,6 @@
 //! Owns the taking apart of streams: which chunks are zero, the same as in the base, found elsewhere, or new.
 //!
-//! Always: each byte is in exactly one of the four classes; a pack is referred to only after a look that the store has it, or when this
+//! Always: each byte is in exactly one of the five classes; a pack is referred to only after a look that the store has it, or when this
 //! session put it. Base first, then this session's own chunks, then the entry after the last hit, then the index. Never: knows what a tar is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -170,54 +170,50 @@ impl Reading {
                 }
             };
             let delta = manifest.deltas.get(&frame).is_some();
-            decode_frame(&bytes, delta, &uses, out).map_err(|e| {
-                let pack = pack_of(manifest, key.0)
-                    .map(object_name)
-                    .unwrap_or_default();
-                Error::stored(format!("{pack}, frame at byte {}", key.1), e)
-            })?;
+            decode_frame(&bytes, delta, &uses, out).map_err(|e| damaged(manifest, &frame, e))?;
         }
         Ok(())
     }
 }
 
-/// Reads the tables that a manifest names, and has it take in what they say.
-pub fn read_tables(store: &Store, manifest: &mut Manifest, key: &IdKey) -> Result<()> {
-    for n in 0..manifest.tables.len() {
-        let Some((frame, len)) = manifest.tables.get(n).copied() else {
-            continue;
-        };
-        let mut fetched = BTreeMap::new();
-        let place = [(frame.offset, frame.stored_len)];
-        let mut count = Fetched::default();
-        fetch_of_pack(
-            store,
-            manifest,
-            frame.pack,
-            &place,
-            &mut count,
-            &mut fetched,
-        )?;
-        let stored = fetched.remove(&(frame.pack, frame.offset));
-        let stored = stored.unwrap_or_default();
-        let read = || {
-            verify(&stored, key)?;
-            with_frame(&stored, |header, table| {
-                if header.kind == FrameKind::Table && header.plain_len == len {
-                    DeltaTable::decode(table)
-                } else {
-                    Err(bad("it is not the table of deltas that the manifest names"))
-                }
-            })?
-        };
-        let taken = read().and_then(|table| manifest.add_table(n, table));
-        taken.map_err(|e| {
-            let pack = pack_of(manifest, frame.pack).map(object_name);
-            let pack = pack.unwrap_or_default();
-            Error::stored(format!("{pack}, table at byte {}", frame.offset), e)
-        })?;
-    }
-    Ok(())
+/// Reads table `n` of a manifest, and has it take in what it says.
+pub fn read_table(store: &Store, manifest: &mut Manifest, n: usize, key: &IdKey) -> Result<()> {
+    let Some((frame, len)) = manifest.tables.get(n).copied() else {
+        return Ok(());
+    };
+    let mut fetched = BTreeMap::new();
+    let place = [(frame.offset, frame.stored_len)];
+    let mut count = Fetched::default();
+    fetch_of_pack(
+        store,
+        manifest,
+        frame.pack,
+        &place,
+        &mut count,
+        &mut fetched,
+    )?;
+    let stored = fetched.remove(&(frame.pack, frame.offset));
+    let stored = stored.unwrap_or_default();
+    let read = || {
+        verify(&stored, key)?;
+        with_frame(&stored, |header, table| {
+            if header.kind == FrameKind::Table && header.plain_len == len {
+                DeltaTable::decode(table)
+            } else {
+                Err(bad("it is not the table of deltas that the manifest names"))
+            }
+        })?
+    };
+    let taken = read().and_then(|table| manifest.add_table(n, table));
+    taken.map_err(|e| damaged(manifest, &frame, e))
+}
+
+/// An error in a frame, with its place.
+fn damaged(manifest: &Manifest, frame: &FrameRef, e: FormatError) -> Error {
+    let pack = pack_of(manifest, frame.pack)
+        .map(object_name)
+        .unwrap_or_default();
+    Error::stored(format!("{pack}, frame at byte {}", frame.offset), e)
 }
 
 /// Hashes of the chunks of a frame, from its stored bytes and those of its bases, checked against the frame's digest.
@@ -232,12 +228,7 @@ pub fn frame_hashes(
     let place = [(frame.offset, frame.stored_len)];
     fetch_of_pack(store, manifest, frame.pack, &place, count, &mut own)?;
     let stored = own.remove(&(frame.pack, frame.offset)).unwrap_or_default();
-    let damaged = |e| {
-        let pack = pack_of(manifest, frame.pack)
-            .map(object_name)
-            .unwrap_or_default();
-        Error::stored(format!("{pack}, frame at byte {}", frame.offset), e)
-    };
+    let damaged = |e| damaged(manifest, &frame, e);
     let Some(delta) = manifest.deltas.get(&frame) else {
         return verify(&stored, key).map_err(damaged);
     };
@@ -373,4 +364,107 @@ fn decode_frame(
         }
         Ok(())
     })?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cryostore_format::delta::{BaseRun, DeltaFrame, Deltas};
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::codec::frame::{OpenFrame, seal_delta};
+    use crate::pack::writer::PackWriter;
+
+    const PAGE: usize = 4096;
+
+    fn page(seed: u8) -> Vec<u8> {
+        (0..PAGE).map(|n| seed ^ (n / 7) as u8).collect()
+    }
+
+    /// Four plain pages, and two that are made of the second and the third.
+    fn stored(key: &IdKey) -> (Store, Manifest, DeltaFrame) {
+        let store = Store::new(Arc::new(InMemory::new()), "memory").unwrap();
+        let (plain_pack, delta_pack) = (PackId::from_bytes([1; 16]), PackId::from_bytes([2; 16]));
+        let mut open = OpenFrame::default();
+        for seed in 0..4 {
+            open.push(key.chunk_hash(&page(seed)), &page(seed)).unwrap();
+        }
+        let put = |id, frame| {
+            let mut pack = PackWriter::new(id);
+            let entry = pack.push(&frame).unwrap();
+            let sealed = pack.finish().unwrap();
+            store.create(&object_name(id), sealed.bytes).unwrap();
+            entry
+        };
+        let frame_ref = |pack, entry: cryostore_format::pack::FrameEntry| FrameRef {
+            pack,
+            offset: entry.offset,
+            stored_len: entry.stored_len,
+            first_chunk: entry.first_chunk,
+            chunks: entry.chunks,
+        };
+        let plain = frame_ref(0, put(plain_pack, open.seal().unwrap()));
+        let mut pages = [page(1), page(2)].concat();
+        pages[100] ^= 9;
+        let hashes = pages.chunks(PAGE).map(|p| key.chunk_hash(p)).collect();
+        let bases = [page(1), page(2)].concat();
+        let xored: Vec<u8> = pages.iter().zip(&bases).map(|(a, b)| a ^ b).collect();
+        let frame = put(delta_pack, seal_delta(hashes, &xored, PAGE).unwrap());
+        let base = Slice::Frame(FrameSlice {
+            frame: plain,
+            skip: 1,
+            take: 2,
+            len: 2 * PAGE as u64,
+        });
+        let delta = DeltaFrame {
+            frame: frame_ref(1, frame),
+            page_size: PAGE as u32,
+            bases: vec![BaseRun { base, version: 1 }],
+        };
+        let manifest = Manifest {
+            packs: vec![plain_pack, delta_pack],
+            ..Manifest::default()
+        };
+        (store, manifest, delta)
+    }
+
+    #[test]
+    fn pages_are_put_together_with_their_bases_and_a_wrong_base_is_noticed() {
+        let key = IdKey::from_bytes([7; 32]);
+        let (store, mut manifest, delta) = stored(&key);
+        let hashes = |manifest: &Manifest| {
+            let mut count = Fetched::default();
+            frame_hashes(&store, manifest, delta.frame, &key, &mut count)
+        };
+        manifest.deltas.add(delta.clone(), 0).unwrap();
+        let mut changed = page(1);
+        changed[100] ^= 9;
+        let expected = [key.chunk_hash(&changed), key.chunk_hash(&page(2))];
+        assert_eq!(hashes(&manifest).unwrap(), expected);
+        let mut wrong = delta.clone();
+        if let Slice::Frame(base) = &mut wrong.bases[0].base {
+            base.skip = 2;
+        }
+        manifest.deltas = Deltas::default();
+        manifest.deltas.add(wrong, 0).unwrap();
+        let e = hashes(&manifest).unwrap_err();
+        assert!(e.to_string().contains("one of its bases"), "{e}");
+        // Without the table it is no page at all.
+        manifest.deltas = Deltas::default();
+        let mut reading = Reading::default();
+        let slice = FrameSlice {
+            frame: delta.frame,
+            skip: 0,
+            take: 1,
+            len: PAGE as u64,
+        };
+        reading.add(&manifest, slice, 0, 0, PAGE);
+        let mut out = vec![0; PAGE];
+        let e = reading
+            .decode(&store, &manifest, |_| (), &mut out)
+            .unwrap_err();
+        assert!(e.to_string().contains("no bases"), "{e}");
+    }
 }

@@ -1,0 +1,227 @@
+//! Pages that changed a little are stored as what changed, and come back whatever became of the checkpoints between.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking"
+)]
+
+use std::fs;
+
+use cryostore_engine::check::{self, CheckOptions};
+use cryostore_engine::format::PackId;
+use cryostore_engine::format::manifest::Manifest;
+use cryostore_engine::format::recipe::{FrameRef, Slice};
+use cryostore_engine::format::snapshot::SnapshotRecord;
+use cryostore_engine::gc::{self, GcOptions};
+use cryostore_engine::{CheckpointReader, ImportOptions, Silent, Source, import};
+use cryostore_tests::archives::{checkpoint_of, noise};
+use cryostore_tests::{Place, bytes_of, open_at};
+
+const PAGES: usize = 300;
+
+fn object_name(pack: PackId) -> String {
+    let id = pack.to_string();
+    format!("packs/{}/{id}", &id[..2])
+}
+
+/// A heap of which some pages change a little with each step, and a few wholly.
+struct Heap {
+    pages: Vec<u8>,
+    step: u64,
+}
+
+impl Heap {
+    fn new() -> Self {
+        Self {
+            pages: noise(PAGES * 4096, 1),
+            step: 0,
+        }
+    }
+
+    fn next(&mut self) -> Vec<u8> {
+        self.step += 1;
+        for (n, page) in self.pages.chunks_mut(4096).enumerate() {
+            let n = n as u64;
+            if (n * 7 + self.step * 13) % 5 < 2 {
+                page[(n * 31 + self.step * 101) as usize % 4096] ^= self.step as u8 | 1;
+            }
+            if (n + self.step) % 97 == 0 {
+                page.copy_from_slice(&noise(4096, n * 1000 + self.step));
+            }
+        }
+        checkpoint_of("heap", &self.pages, 4096)
+    }
+}
+
+fn series(place: &Place, count: usize) -> Vec<(SnapshotRecord, Vec<u8>)> {
+    let mut heap = Heap::new();
+    (0..count)
+        .map(|_| {
+            let tar = heap.next();
+            (place.import_bytes("in.tar", &tar).unwrap().snapshot, tar)
+        })
+        .collect()
+}
+
+/// How many deltas a page of a frame has behind it.
+fn chain(manifest: &Manifest, frame: &FrameRef, number: u64) -> usize {
+    let Some(delta) = manifest.deltas.get(frame) else {
+        return 0;
+    };
+    let mut start = 0;
+    for run in &delta.bases {
+        let pages = run.base.len() / u64::from(delta.page_size);
+        if number < start + pages {
+            return match &run.base {
+                Slice::Frame(base) => {
+                    1 + chain(manifest, &base.frame, u64::from(base.skip) + number - start)
+                }
+                Slice::Zero { .. } => 0,
+            };
+        }
+        start += pages;
+    }
+    panic!("page {number} has no base");
+}
+
+fn longest_chain(manifest: &Manifest) -> usize {
+    let frames = manifest.deltas.frames().iter();
+    let pages = frames.flat_map(|d| (0..u64::from(d.frame.chunks)).map(|n| (d.frame, n)));
+    pages
+        .map(|(frame, n)| chain(manifest, &frame, n))
+        .max()
+        .unwrap_or(0)
+}
+
+fn assert_no_problem(place: &Place) {
+    let report = check::check(&place.open(), &CheckOptions { read_data: true }, &Silent).unwrap();
+    assert_eq!(report.problems, []);
+}
+
+#[test]
+fn a_long_series_comes_back_in_any_order_and_stays_small() {
+    let place = Place::new();
+    // Pages reach the version after which they are stored whole again.
+    let all = series(&place, 70);
+    for n in (0..all.len()).rev().step_by(9).chain([1, 64, 63]) {
+        assert!(place.bytes_of(&all[n].0) == all[n].1, "checkpoint {n}");
+    }
+    let repo = place.open();
+    for (record, _) in all.iter().step_by(10) {
+        assert!(longest_chain(&repo.manifest(record).unwrap()) <= 6);
+    }
+    let (second, later) = (&all[1].0.cost, &all[60].0.cost);
+    let pages = |cost: &cryostore_engine::format::snapshot::Cost| {
+        (cost.classes.delta.pages, cost.classes.new.pages)
+    };
+    assert!(pages(second).0 > 110 && pages(second).1 < 10, "{second:?}");
+    assert!(second.bytes_added < 50 << 10, "{second:?}");
+    assert!(later.bytes_added < 2 * second.bytes_added, "{later:?}");
+    assert_no_problem(&place);
+}
+
+#[test]
+fn what_is_left_after_deletion_and_collection_is_whole() {
+    let place = Place::new();
+    let all = series(&place, 20);
+    let (old, kept) = all.split_at(17);
+    let repo = place.open();
+    let ids: Vec<_> = old.iter().map(|(record, _)| record.id).collect();
+    repo.delete(&ids).unwrap();
+    let report = gc::collect(&repo, &GcOptions::default(), &Silent).unwrap();
+    assert!(report.bytes > 0);
+    for (record, tar) in kept {
+        assert!(place.bytes_of(record) == *tar);
+    }
+    assert_no_problem(&place);
+}
+
+#[test]
+fn pages_of_deltas_can_be_read_alone() {
+    let place = Place::new();
+    let all = series(&place, 7);
+    let (record, tar) = all.last().unwrap();
+    let repo = place.open();
+    let reader = CheckpointReader::open(&repo, record).unwrap();
+    for at in (0..tar.len()).step_by(77_777) {
+        let mut out = vec![0; 10_000.min(tar.len() - at)];
+        assert_eq!(reader.read_at(at as u64, &mut out).unwrap(), out.len());
+        assert!(out == tar[at..at + out.len()], "at {at}");
+    }
+}
+
+#[test]
+fn a_node_that_does_not_have_the_ids_of_deltas_finds_the_same_pages() {
+    let place = Place::new();
+    let all = series(&place, 4);
+    let (_, tar) = all.last().unwrap();
+    for cache in [Some(place.path("other-cache")), None] {
+        let repo = open_at(&place.store_dir(), cache.as_deref()).unwrap();
+        let source = Source::Stream(Box::new(std::io::Cursor::new(tar.clone())));
+        let again = import(&repo, source, &ImportOptions::default(), &Silent).unwrap();
+        let classes = again.snapshot.cost.classes;
+        assert_eq!(classes.same.pages, PAGES as u64, "{classes:?}");
+        assert_eq!(again.snapshot.cost.packs_added, 0);
+        assert!(bytes_of(&repo, &again.snapshot, &Silent).unwrap() == *tar);
+    }
+}
+
+#[test]
+fn without_deltas_a_changed_page_is_stored_whole() {
+    let place = Place::new();
+    let mut heap = Heap::new();
+    place.import_bytes("in.tar", &heap.next()).unwrap();
+    let tar = heap.next();
+    let options = ImportOptions {
+        no_delta: true,
+        ..ImportOptions::default()
+    };
+    let source = Source::Stream(Box::new(std::io::Cursor::new(tar.clone())));
+    let repo = place.open();
+    let second = import(&repo, source, &options, &Silent).unwrap().snapshot;
+    assert_eq!(second.cost.classes.delta.pages, 0);
+    assert!(second.cost.classes.new.pages > 110);
+    assert_eq!(repo.manifest(&second).unwrap().tables, []);
+    assert!(place.bytes_of(&second) == tar);
+}
+
+#[test]
+fn a_damaged_base_is_named_with_every_snapshot_made_of_it() {
+    let place = Place::new();
+    let all = series(&place, 4);
+    let repo = place.open();
+    let first = repo.manifest(&all[0].0).unwrap();
+    let pack = object_name(first.packs[0]);
+    let path = place.store_dir().join(&pack);
+    let mut bytes = fs::read(&path).unwrap();
+    // In the payload of a frame of pages.
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let report = check::check(&place.open(), &CheckOptions { read_data: true }, &Silent).unwrap();
+    assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
+    assert_eq!(report.problems[0].object, pack);
+    assert_eq!(report.lost_snapshots.len(), all.len());
+    for (record, _) in &all {
+        let e = bytes_of(&place.open(), record, &Silent).unwrap_err();
+        assert!(e.to_string().contains(&pack), "{e}");
+    }
+}
+
+#[test]
+fn a_base_that_is_gone_costs_space_and_not_the_import() {
+    let place = Place::new();
+    let mut heap = Heap::new();
+    let first = place.import_bytes("in.tar", &heap.next()).unwrap().snapshot;
+    place.import_bytes("in.tar", &heap.next()).unwrap();
+    let pack = place.open().manifest(&first).unwrap().packs[0];
+    let path = place.store_dir().join(object_name(pack));
+    fs::remove_file(path).unwrap();
+    let tar = heap.next();
+    let third = place.import_bytes("in.tar", &tar).unwrap().snapshot;
+    assert!(place.bytes_of(&third) == tar);
+    let manifest = place.open().manifest(&third).unwrap();
+    assert!(!manifest.packs.contains(&pack));
+}

@@ -47,7 +47,7 @@ impl Heap {
             if (n * 7 + self.step * 13) % 5 < 2 {
                 page[(n * 31 + self.step * 101) as usize % 4096] ^= self.step as u8 | 1;
             }
-            if (n + self.step) % 97 == 0 {
+            if (n + self.step).is_multiple_of(97) {
                 page.copy_from_slice(&noise(4096, n * 1000 + self.step));
             }
         }

@@ -452,7 +452,8 @@ fn manifests() -> Result<()> {
             map(MapOf::Process(7), Some(1)),
             map(MapOf::SharedMemory(1 << 40), None),
         ],
-        tables: Vec::new(), deltas: cryostore_format::delta::Deltas::default(),
+        tables: Vec::new(),
+        deltas: cryostore_format::delta::Deltas::default(),
     };
     let layout = Layout {
         pieces: vec![Piece {
@@ -467,7 +468,8 @@ fn manifests() -> Result<()> {
         streams: vec![whole.streams[0].clone()],
         layout,
         maps: Vec::new(),
-        tables: Vec::new(), deltas: cryostore_format::delta::Deltas::default(),
+        tables: Vec::new(),
+        deltas: cryostore_format::delta::Deltas::default(),
     };
     for (name, manifest) in [("whole", &whole), ("small", &small)] {
         let object = manifest.encode();
@@ -493,7 +495,8 @@ fn manifests() -> Result<()> {
             digest: None,
         },
         maps: Vec::new(),
-        tables: Vec::new(), deltas: cryostore_format::delta::Deltas::default(),
+        tables: Vec::new(),
+        deltas: cryostore_format::delta::Deltas::default(),
     };
     let plain = envelope::open(ObjectType::Manifest, &only.encode(), 1 << 20)?;
     let fields = 1 + 1 + 1 + 32 + 2;

@@ -108,7 +108,8 @@ fn manifest(packs: u8, page_size: u32, recipe: Recipe) -> Manifest {
             digest: None,
         },
         maps: Vec::new(),
-        tables: Vec::new(), deltas: cryostore_format::delta::Deltas::default(),
+        tables: Vec::new(),
+        deltas: cryostore_format::delta::Deltas::default(),
     }
 }
 

@@ -46,11 +46,20 @@ impl DeltaFrame {
     }
 }
 
+/// A pack that a table names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TablePack {
+    /// The pack.
+    pub id: PackId,
+    /// True if it is one of deltas.
+    pub deltas: bool,
+}
+
 /// What the pages of some delta frames are made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeltaTable {
     /// The packs that are named by number.
-    pub packs: Vec<PackId>,
+    pub packs: Vec<TablePack>,
     /// The frames.
     pub frames: Vec<DeltaFrame>,
 }
@@ -62,7 +71,8 @@ impl DeltaTable {
         let mut out = Vec::new();
         out.put_varint(self.packs.len() as u64);
         for pack in &self.packs {
-            out.extend_from_slice(pack.as_bytes());
+            out.extend_from_slice(pack.id.as_bytes());
+            out.push(u8::from(pack.deltas));
         }
         encode_frames(&self.frames, &mut out);
         out
@@ -71,9 +81,22 @@ impl DeltaTable {
     /// Reads a table.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut r = Reader::new(WHAT, bytes);
-        let count = r.count(WHAT, limits::MANIFEST_PACKS_MAX, ID_LEN)?;
+        let count = r.count(WHAT, limits::MANIFEST_PACKS_MAX, ID_LEN + 1)?;
         let packs: Vec<_> = (0..count)
-            .map(|_| Ok(PackId::from_bytes(r.array()?)))
+            .map(|_| {
+                let id = PackId::from_bytes(r.array()?);
+                let deltas = match r.u8()? {
+                    0 => false,
+                    1 => true,
+                    n => {
+                        return Err(FormatError::UnknownFeature {
+                            what: WHAT,
+                            feature: format!("pack kind {n}"),
+                        });
+                    }
+                };
+                Ok(TablePack { id, deltas })
+            })
             .collect::<Result<_>>()?;
         let frames = decode_frames(r, packs.len())?;
         Ok(Self { packs, frames })
@@ -406,7 +429,11 @@ mod tests {
     }
 
     fn table(frames: Vec<DeltaFrame>) -> DeltaTable {
-        let packs = vec![PackId::from_bytes([1; 16]), PackId::from_bytes([2; 16])];
+        let pack = |n, deltas| TablePack {
+            id: PackId::from_bytes([n; 16]),
+            deltas,
+        };
+        let packs = vec![pack(1, false), pack(2, true)];
         DeltaTable { packs, frames }
     }
 

@@ -338,15 +338,16 @@ impl Manifest {
         out
     }
 
-    /// Takes in what a table says, which is number `n` of [`Self::tables`]. Delta frames of which a pack is not in this manifest are passed over:
-    /// nothing in it needs them.
+    /// Takes in what a table says, which is number `n` of [`Self::tables`]. Delta frames of which a pack is not in this manifest, or a base that is a delta
+    /// itself, are passed over: nothing in it needs them.
     pub fn add_table(&mut self, n: usize, table: DeltaTable) -> Result<()> {
         let numbers: HashMap<PackId, u32> = self.packs.iter().copied().zip(0..).collect();
         let here: Vec<Option<u32>> = table
             .packs
             .iter()
-            .map(|pack| numbers.get(pack).copied())
+            .map(|pack| numbers.get(&pack.id).copied())
             .collect();
+        let of_deltas = |pack: u32| table.packs.get(pack as usize).is_some_and(|p| p.deltas);
         let number = |pack: u32| here.get(pack as usize).copied().flatten();
         'frames: for mut delta in table.frames {
             let Some(pack) = number(delta.frame.pack) else {
@@ -355,9 +356,14 @@ impl Manifest {
             delta.frame.pack = pack;
             for run in &mut delta.bases {
                 if let Slice::Frame(base) = &mut run.base {
-                    match number(base.frame.pack) {
-                        Some(pack) => base.frame.pack = pack,
-                        None => continue 'frames,
+                    let deltas = of_deltas(base.frame.pack);
+                    let Some(pack) = number(base.frame.pack) else {
+                        continue 'frames;
+                    };
+                    base.frame.pack = pack;
+                    // A delta whose own base was passed over is not to be taken for a plain frame.
+                    if deltas && self.deltas.get(&base.frame).is_none() {
+                        continue 'frames;
                     }
                 }
             }

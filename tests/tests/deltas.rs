@@ -225,3 +225,36 @@ fn a_base_that_is_gone_costs_space_and_not_the_import() {
     let manifest = place.open().manifest(&third).unwrap();
     assert!(!manifest.packs.contains(&pack));
 }
+
+/// Tables hold 256 frames of 64 pages. One whose later half is needed no more names bases in a table that nothing needs any more.
+#[test]
+fn deltas_whose_bases_are_needed_no_more_are_passed_over() {
+    const REWRITTEN: usize = 19_800;
+    let place = Place::new();
+    let mut pages = noise(20_000 * 4096, 1);
+    let change = |pages: &mut Vec<u8>, from: usize, at: usize| {
+        for page in pages[from * 4096..].chunks_mut(4096) {
+            page[at] ^= 1;
+        }
+    };
+    let mut all = Vec::new();
+    for step in 0..5 {
+        match step {
+            0 => {}
+            1 | 2 => change(&mut pages, 0, step),
+            3 => change(&mut pages, 15_000, step),
+            _ => pages[..REWRITTEN * 4096].copy_from_slice(&noise(REWRITTEN * 4096, 2)),
+        }
+        let tar = checkpoint_of("heap", &pages, 4096);
+        all.push(place.import_bytes("in.tar", &tar).unwrap().snapshot);
+    }
+    let tar = checkpoint_of("heap", &pages, 4096);
+    let manifest = place.open().manifest(&all[4]).unwrap();
+    let before = place.open().manifest(&all[3]).unwrap();
+    let (now, then) = (manifest.tables.len(), before.tables.len());
+    assert!(now < then, "{now} tables of {then}");
+    let frames = |manifest: &Manifest| manifest.deltas.frames().len();
+    assert!(frames(&manifest) > 0 && frames(&manifest) < frames(&before));
+    assert!(place.bytes_of(&all[4]) == tar);
+    assert_no_problem(&place);
+}

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use cryostore_format::delta::{DeltaFrame, DeltaTable};
+use cryostore_format::delta::{DeltaFrame, DeltaTable, TablePack};
 use cryostore_format::manifest::{Body, Manifest, Role, Stream, StreamIndex, Transform};
 use cryostore_format::pack::FrameEntry;
 use cryostore_format::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};
@@ -81,6 +81,8 @@ pub(super) struct Writer<'r> {
     /// By their number there: in this order each comes after those that it needs.
     base_tables: BTreeMap<usize, (FrameRef, u32)>,
     taken_over: HashSet<(u32, u32)>,
+    /// Packs of deltas that this session's tables name.
+    delta_packs: HashSet<PackId>,
     /// Delta frames of this session that are in no table yet.
     untabled: Vec<DeltaFrame>,
     pages: Vec<Page>,
@@ -169,6 +171,7 @@ impl<'r> Writer<'r> {
             tables: Vec::new(),
             base_tables: BTreeMap::new(),
             taken_over: HashSet::new(),
+            delta_packs: HashSet::new(),
             untabled: Vec::new(),
             pages: Vec::new(),
             found: Vec::new(),
@@ -585,9 +588,14 @@ impl<'r> Writer<'r> {
             let lost = || Error::new(Kind::Internal, "a base was lost");
             let manifest = Arc::clone(self.delta_base.as_ref().ok_or_else(lost)?);
             for base in &delta.bases {
-                self.take_over(&manifest, &base.chunk.frame)
-                    .ok_or_else(lost)?;
+                let frame = &base.chunk.frame;
+                self.take_over(&manifest, frame).ok_or_else(lost)?;
+                if manifest.deltas.get(frame).is_some() {
+                    let pack = manifest.packs.get(frame.pack as usize);
+                    self.delta_packs.insert(*pack.ok_or_else(lost)?);
+                }
             }
+            self.delta_packs.insert(delta.placed.pack);
             let pack = self.packs.number(delta.placed.pack, || {});
             let frame = frame_ref(pack, &delta.placed.entry);
             let map = |frame| self.base_frame_ref(frame);
@@ -628,7 +636,12 @@ impl<'r> Writer<'r> {
                 frame.pack = packs.number(pack.ok_or_else(lost)?, || {});
             }
         }
-        let packs = packs.packs;
+        let of_deltas = &self.delta_packs;
+        let packs = packs.packs.into_iter().map(|id| TablePack {
+            id,
+            deltas: of_deltas.contains(&id),
+        });
+        let packs = packs.collect();
         let table = DeltaTable { packs, frames }.encode();
         let sealed = seal_table(self.repo.key(), &table)?;
         let index = self.index().clone();

@@ -1,6 +1,6 @@
 //! What the golden vectors hold, as values.
 
-use cryostore_format::delta::{BaseRun, DeltaFrame, DeltaTable, Deltas};
+use cryostore_format::delta::{BaseRun, DeltaFrame, DeltaTable, Deltas, TablePack};
 use cryostore_format::envelope::Codec;
 use cryostore_format::manifest::{
     AddressRun, Body, Layout, Manifest, MapOf, PageMap, Piece, Role, RunPlace, Stream, StreamIndex,
@@ -354,7 +354,10 @@ pub fn delta_table() -> DeltaTable {
         },
     ];
     DeltaTable {
-        packs: manifest_of_recipe().packs,
+        packs: (0..)
+            .zip(manifest_of_recipe().packs)
+            .map(|(n, id)| TablePack { id, deltas: n == 2 })
+            .collect(),
         frames,
     }
 }

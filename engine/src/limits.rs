@@ -10,8 +10,8 @@ pub const FRAME_PLAIN: usize = 64 << 10;
 /// 2 MiB of chunks may still be at work in frames when the next slab is looked at. With the slab's own that is 6 MiB, as much sealed, and for deltas twice as
 /// much again: enough for every core while the next slab is hashed.
 pub const SEALING: usize = 2 << 20;
-/// 256 KiB of changed pages are compared with their bases together, and make one delta frame at most: its header and its line in the manifest are then a
-/// small part of what is left of it.
+/// 256 KiB of changed pages are compared with their bases together, and make one delta frame at most: its header and its line in the table of bases are then
+/// a small part of what is left of it.
 pub const DELTA_PLAIN: usize = 256 << 10;
 /// A page is stored as a delta if at most one word in so many differs from its base.
 pub const DELTA_NEAR: usize = 2;

@@ -171,7 +171,7 @@ impl OpenBatch {
             };
             reading.add(base, slice, 0, n * page_len, page_len);
         }
-        reading.decode(store, base, |_| (), &mut old)?;
+        reading.decode(store, base, &mut old)?;
         Ok(old)
     }
 

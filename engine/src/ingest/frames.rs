@@ -282,7 +282,8 @@ impl<'r> FrameSink<'r> {
         Ok(Lies::Apart(frames, batch.places))
     }
 
-    fn add(
+    /// Adds a frame to the pack of its kind.
+    pub(super) fn add(
         &mut self,
         frame: &SealedFrame,
         index: &Index,
@@ -309,16 +310,6 @@ impl<'r> FrameSink<'r> {
     /// The delta frames that were placed since the last call.
     pub(super) fn placed_deltas(&mut self) -> Vec<PlacedDelta> {
         std::mem::take(&mut self.deltas)
-    }
-
-    /// Puts a table of deltas into the open pack of deltas.
-    pub(super) fn add_table(
-        &mut self,
-        table: &SealedFrame,
-        index: &Index,
-        directories: &Directories,
-    ) -> Result<Placed> {
-        self.add(table, index, directories)
     }
 
     /// What was to be told since the last call.

@@ -645,7 +645,7 @@ impl<'r> Writer<'r> {
         let table = DeltaTable { packs, frames }.encode();
         let sealed = seal_table(self.repo.key(), &table)?;
         let index = self.index().clone();
-        let placed = self.sink.add_table(&sealed, &index, &self.directories)?;
+        let placed = self.sink.add(&sealed, &index, &self.directories)?;
         let pack = self.packs.number(placed.pack, || {});
         let frame = frame_ref(pack, &placed.entry);
         self.tables.push((frame, sealed.header.plain_len));

@@ -32,9 +32,6 @@ impl Tail {
     }
 }
 
-/// Bytes of a digest.
-const DIGEST_LEN: usize = 32;
-
 /// The directory of one pack.
 #[derive(Debug)]
 pub struct PackDirectory {
@@ -67,7 +64,7 @@ impl PackDirectory {
     #[must_use]
     pub fn id(&self, number: u32) -> Option<ChunkId> {
         if let Some(ids) = &self.delta_ids {
-            let ids = ids.bytes().get(DIGEST_LEN..)?.as_chunks().0;
+            let ids = ids.bytes().get(blake3::OUT_LEN..)?.as_chunks().0;
             return ids.get(number as usize).copied().map(ChunkId::from_bytes);
         }
         let start = self.view.ids.start + number as usize * 16;
@@ -166,7 +163,7 @@ impl Directories {
     fn delta_ids(&self, id: PackId) -> Option<Mapped> {
         let path = self.cache.as_ref()?.join(format!("{id}.ids"));
         let map = Mapped::open(&path).ok()?;
-        let (digest, ids) = map.bytes().split_at_checked(DIGEST_LEN)?;
+        let (digest, ids) = map.bytes().split_at_checked(blake3::OUT_LEN)?;
         if Digest::of(ids).as_bytes() == digest {
             return Some(map);
         }

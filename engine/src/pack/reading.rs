@@ -4,7 +4,6 @@
 //! frame is XORed together from its frame and those of its bases. A frame that cannot be decoded is named with its pack and place. Never: more than
 //! [`limits::WINDOW_STORED`] bytes of frames in memory at a time, however much a reading needs.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -131,13 +130,16 @@ impl Reading {
     pub fn fetch(&mut self, store: &Store, manifest: &Manifest, count: &mut Fetched) -> Result<()> {
         let mut stored = 0;
         let mut packs: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
-        for ((pack, offset), (frame, _)) in &self.frames {
+        for (key, (frame, _)) in &self.frames {
+            if self.fetched.contains_key(key) {
+                continue;
+            }
             stored += u64::from(frame.stored_len);
             if stored > limits::WINDOW_STORED && !packs.is_empty() {
                 break;
             }
-            let frames = packs.entry(*pack).or_default();
-            frames.push((*offset, frame.stored_len));
+            let frames = packs.entry(frame.pack).or_default();
+            frames.push((frame.offset, frame.stored_len));
         }
         for (pack, frames) in packs {
             fetch_of_pack(store, manifest, pack, &frames, count, &mut self.fetched)?;
@@ -145,14 +147,9 @@ impl Reading {
         Ok(())
     }
 
-    /// Decodes all frames into their places in `out`; what has not been fetched yet is.
-    pub fn decode(
-        mut self,
-        store: &Store,
-        manifest: &Manifest,
-        count: impl Fn(Fetched),
-        out: &mut [u8],
-    ) -> Result<()> {
+    /// Decodes all frames into their places in `out`. What has not been fetched yet is, and comes back counted.
+    pub fn decode(mut self, store: &Store, manifest: &Manifest, out: &mut [u8]) -> Result<Fetched> {
+        let mut count = Fetched::default();
         for range in &self.cleared {
             if let Some(place) = out.get_mut(range.clone()) {
                 place.fill(0);
@@ -162,18 +159,30 @@ impl Reading {
             let bytes = match self.fetched.remove(&key) {
                 Some(bytes) => bytes,
                 None => {
-                    let mut fetched = Fetched::default();
                     self.frames.insert(key, (frame, uses));
-                    self.fetch(store, manifest, &mut fetched)?;
-                    count(fetched);
+                    self.fetch(store, manifest, &mut count)?;
                     continue;
                 }
             };
             let delta = manifest.deltas.get(&frame).is_some();
             decode_frame(&bytes, delta, &uses, out).map_err(|e| damaged(manifest, &frame, e))?;
         }
-        Ok(())
+        Ok(count)
     }
+}
+
+/// Fetches one frame.
+fn fetch_one(
+    store: &Store,
+    manifest: &Manifest,
+    frame: &FrameRef,
+    count: &mut Fetched,
+) -> Result<Bytes> {
+    let mut fetched = BTreeMap::new();
+    let place = [(frame.offset, frame.stored_len)];
+    fetch_of_pack(store, manifest, frame.pack, &place, count, &mut fetched)?;
+    let stored = fetched.remove(&(frame.pack, frame.offset));
+    stored.ok_or_else(|| Error::new(Kind::Internal, "a frame was not fetched"))
 }
 
 /// Reads table `n` of a manifest, and has it take in what it says.
@@ -181,19 +190,7 @@ pub fn read_table(store: &Store, manifest: &mut Manifest, n: usize, key: &IdKey)
     let Some((frame, len)) = manifest.tables.get(n).copied() else {
         return Ok(());
     };
-    let mut fetched = BTreeMap::new();
-    let place = [(frame.offset, frame.stored_len)];
-    let mut count = Fetched::default();
-    fetch_of_pack(
-        store,
-        manifest,
-        frame.pack,
-        &place,
-        &mut count,
-        &mut fetched,
-    )?;
-    let stored = fetched.remove(&(frame.pack, frame.offset));
-    let stored = stored.unwrap_or_default();
+    let stored = fetch_one(store, manifest, &frame, &mut Fetched::default())?;
     let read = || {
         verify(&stored, key)?;
         with_frame(&stored, |header, table| {
@@ -224,10 +221,7 @@ pub fn frame_hashes(
     key: &IdKey,
     count: &mut Fetched,
 ) -> Result<Vec<ChunkHash>> {
-    let mut own = BTreeMap::new();
-    let place = [(frame.offset, frame.stored_len)];
-    fetch_of_pack(store, manifest, frame.pack, &place, count, &mut own)?;
-    let stored = own.remove(&(frame.pack, frame.offset)).unwrap_or_default();
+    let stored = fetch_one(store, manifest, &frame, count)?;
     let damaged = |e| damaged(manifest, &frame, e);
     let Some(delta) = manifest.deltas.get(&frame) else {
         return verify(&stored, key).map_err(damaged);
@@ -242,10 +236,8 @@ pub fn frame_hashes(
     let mut pages = vec![0; usize::try_from(delta.len()).unwrap_or(0)];
     let mut reading = Reading::default();
     reading.add(manifest, whole, 0, 0, pages.len());
-    let more = Cell::new(Fetched::default());
-    let counted = |fetched| more.set(more.get().and(fetched));
-    reading.decode(store, manifest, counted, &mut pages)?;
-    *count = count.and(more.get());
+    reading.fetched.insert((frame.pack, frame.offset), stored);
+    *count = count.and(reading.decode(store, manifest, &mut pages)?);
     let hashes: Vec<_> = pages
         .chunks(delta.page_size as usize)
         .map(|page| key.chunk_hash(page))
@@ -462,9 +454,7 @@ mod tests {
         };
         reading.add(&manifest, slice, 0, 0, PAGE);
         let mut out = vec![0; PAGE];
-        let e = reading
-            .decode(&store, &manifest, |_| (), &mut out)
-            .unwrap_err();
+        let e = reading.decode(&store, &manifest, &mut out).unwrap_err();
         assert!(e.to_string().contains("no bases"), "{e}");
     }
 }

@@ -16,7 +16,8 @@ pub struct PackWriter {
     id: PackId,
     bytes: Vec<u8>,
     directory: Directory,
-    ids: Vec<ChunkId>,
+    /// Of chunks that the directory has no ids of.
+    other_ids: Vec<ChunkId>,
 }
 
 /// A pack as it is stored.
@@ -42,7 +43,7 @@ impl PackWriter {
             id,
             bytes,
             directory: Directory::default(),
-            ids: Vec::new(),
+            other_ids: Vec::new(),
         }
     }
 
@@ -56,12 +57,15 @@ impl PackWriter {
     pub fn push(&mut self, frame: &SealedFrame) -> Result<FrameEntry> {
         let ids: Vec<_> = frame.hashes.iter().map(ChunkHash::id).collect();
         let internal = |e| Error::new(Kind::Internal, "filling a pack").because(e);
-        let plain = frame.header.kind == FrameKind::Plain;
-        let listed = if plain { &ids[..] } else { &[] };
+        let listed = if frame.header.kind == FrameKind::Plain {
+            &ids[..]
+        } else {
+            self.other_ids.extend_from_slice(&ids);
+            &[]
+        };
         self.directory
             .push(&frame.header, listed)
             .map_err(internal)?;
-        self.ids.extend_from_slice(&ids);
         self.bytes.extend_from_slice(&frame.bytes);
         self.directory
             .frames
@@ -89,7 +93,12 @@ impl PackWriter {
             id: self.id,
             tail: bytes.slice(frames_end..),
             bytes,
-            ids: self.ids,
+            // A pack has frames with ids, or frames without.
+            ids: if self.other_ids.is_empty() {
+                self.directory.ids
+            } else {
+                self.other_ids
+            },
         })
     }
 }

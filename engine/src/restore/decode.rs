@@ -2,7 +2,6 @@
 //!
 //! Always: each frame of a window is fetched once and decoded once. Never: more than a window and its frames in memory.
 
-use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cryostore_format::Digest;
@@ -120,8 +119,7 @@ pub(super) fn read_stream(
         let reading = fetch(store, manifest, &window.parts, count)?;
         let at = out.len();
         out.resize(at + window.len, 0);
-        let more = Cell::new(Fetched::default());
-        decode(
+        let more = decode(
             store,
             manifest,
             &window.parts,
@@ -132,24 +130,22 @@ pub(super) fn read_stream(
                     "the manifest: a part that is derived",
                 ))
             },
-            |fetched| more.set(more.get().and(fetched)),
             &mut out[at..],
         )?;
-        *count = count.and(more.get());
+        *count = count.and(more);
     }
     Ok(out)
 }
 
-/// Decodes parts into exactly `out`; every byte of it is written.
+/// Decodes parts into exactly `out`; every byte of it is written. What had to be fetched besides comes back counted.
 pub(super) fn decode(
     store: &Store,
     manifest: &Manifest,
     parts: &[Part],
     reading: Reading,
     mut derived: impl FnMut(StreamIndex) -> Result<Arc<Vec<u8>>>,
-    count: impl Fn(Fetched),
     out: &mut [u8],
-) -> Result<()> {
+) -> Result<Fetched> {
     let mut rest = &mut *out;
     for part in parts {
         let len = usize::try_from(part.len).unwrap_or(usize::MAX);
@@ -170,7 +166,7 @@ pub(super) fn decode(
             }
         }
     }
-    reading.decode(store, manifest, count, out)
+    reading.decode(store, manifest, out)
 }
 
 /// Decodes a window. What an earlier window left in `buffer` is written over: clearing it would cost as much as a copy.
@@ -183,23 +179,17 @@ pub(super) fn decode_window(
     mut buffer: Vec<u8>,
 ) -> Result<Vec<u8>> {
     buffer.resize(window.len, 0);
-    let more = |fetched| {
-        let mut derived = derived.lock().unwrap_or_else(PoisonError::into_inner);
-        derived.1 = derived.1.and(fetched);
-    };
     let rebuild = |stream| {
         let mut derived = derived.lock().unwrap_or_else(PoisonError::into_inner);
         let (derived, count) = &mut *derived;
         derived.get(store, manifest, stream, count)
     };
-    decode(
-        store,
-        manifest,
-        &window.parts,
-        reading,
-        rebuild,
-        more,
-        &mut buffer,
-    )?;
+    let parts = &window.parts;
+    let more = decode(store, manifest, parts, reading, rebuild, &mut buffer)?;
+    // The lock may be held while gzip data is rebuilt: most windows need nothing more, and pass by.
+    if more.requests > 0 {
+        let mut derived = derived.lock().unwrap_or_else(PoisonError::into_inner);
+        derived.1 = derived.1.and(more);
+    }
     Ok(buffer)
 }

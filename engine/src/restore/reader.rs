@@ -3,7 +3,6 @@
 //! Always: reads the frames that it needs and nothing else. Every frame is checked by the checksum in it; the digest of the whole is not (it is not read).
 //! Never: goes through the archive from its start.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -316,17 +315,15 @@ impl<'r> CheckpointReader<'r> {
             let bytes: u64 = batch.iter().map(|part| part.len).sum();
             let (target, next) = rest.split_at_mut(usize::try_from(bytes).unwrap_or(usize::MAX));
             let reading = fetch(store, &self.manifest, batch, count)?;
-            let more = Cell::new(Fetched::default());
-            decode(
+            let more = decode(
                 store,
                 &self.manifest,
                 batch,
                 reading,
                 |stream| derived.get(store, &self.manifest, stream, count),
-                |fetched| more.set(more.get().and(fetched)),
                 target,
             )?;
-            *count = count.and(more.get());
+            *count = count.and(more);
             left = after;
             rest = next;
         }

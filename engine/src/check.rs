@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use cryostore_format::manifest::Manifest;
 use cryostore_format::pack::{DirectoryView, FrameHeader, FrameKind, check_pack_header};
+use cryostore_format::patch::Patch;
 use cryostore_format::recipe::{FrameRef, FrameSlice, Slice};
 use cryostore_format::{FormatError, IdKey, PackId, SnapshotId, limits as format_limits};
 use rayon::prelude::*;
@@ -490,6 +491,9 @@ fn verify_alone(
     match found {
         FrameKind::Plain | FrameKind::Table => frame::verify(bytes, key).map(drop),
         FrameKind::Xor => frame::with_frame(bytes, |_, _| ()),
+        FrameKind::Patch => frame::with_frame(bytes, |header, plain| {
+            Patch::decode(plain, header.chunks, header.uniform_len).map(drop)
+        })?,
     }
 }
 

@@ -109,8 +109,8 @@ pub struct Deltas {
     frames: Vec<DeltaFrame>,
     /// By pack number and offset: number of the frame, and of its table.
     places: HashMap<(u32, u32), (usize, usize)>,
-    /// Length of the longest chain behind the pages of each run of bases of each frame.
-    chains: Vec<Vec<u32>>,
+    /// For each run of bases of each frame: the page after its last, and the length of the longest chain behind its pages.
+    runs: Vec<Vec<(u32, u32)>>,
     /// Frames that were taken for plain ones.
     plain: HashSet<(u32, u32)>,
 }
@@ -119,10 +119,14 @@ impl Deltas {
     /// The delta frame at this place; none: the frame there is a plain one.
     #[must_use]
     pub fn get(&self, frame: &FrameRef) -> Option<&DeltaFrame> {
-        let (number, _) = self.places.get(&(frame.pack, frame.offset))?;
-        self.frames
-            .get(*number)
-            .filter(|delta| delta.frame == *frame)
+        self.frames.get(self.rank(frame)?)
+    }
+
+    /// How many delta frames come before the one at this place, all that it is made of among them; none: the frame there is a plain one.
+    #[must_use]
+    pub fn rank(&self, frame: &FrameRef) -> Option<usize> {
+        let (number, _) = *self.places.get(&(frame.pack, frame.offset))?;
+        (self.frames.get(number)?.frame == *frame).then_some(number)
     }
 
     /// Number of the table that the delta frame at this place came from.
@@ -143,26 +147,22 @@ impl Deltas {
         if self.plain.contains(&place) {
             return Err(FormatError::invalid(WHAT, "a base comes after its delta"));
         }
-        let mut chains = Vec::with_capacity(delta.bases.len());
+        let mut runs = Vec::with_capacity(delta.bases.len());
+        let mut end = 0;
+        // Runs mostly have their bases in few frames.
+        let mut last = None;
         for run in &delta.bases {
+            end = pages(&run.base, delta.page_size).saturating_add(end);
             let Slice::Frame(base) = run.base else {
-                chains.push(0);
+                runs.push((end, 0));
                 continue;
             };
-            let base_place = (base.frame.pack, base.frame.offset);
-            let behind = match self.get(&base.frame) {
-                _ if base_place == place => {
-                    return Err(FormatError::invalid(WHAT, "a page made of itself"));
-                }
-                None => {
-                    self.plain.insert(base_place);
-                    0
-                }
-                Some(known) if known.page_size != delta.page_size => {
-                    return Err(FormatError::invalid(WHAT, "a base of another page size"));
-                }
-                Some(known) => self.behind(known, base_place, &base),
+            let known = match last {
+                Some((frame, known)) if frame == base.frame => known,
+                _ => self.base(&delta, &base.frame)?,
             };
+            last = Some((base.frame, known));
+            let behind = known.map_or(0, |known| self.behind(known, &base));
             if behind >= limits::DELTA_CHAIN_MAX {
                 return Err(FormatError::TooLarge {
                     what: "chain of deltas",
@@ -170,29 +170,69 @@ impl Deltas {
                     got: u64::from(behind) + 1,
                 });
             }
-            chains.push(behind + 1);
+            runs.push((end, behind + 1));
         }
         self.places.insert(place, (self.frames.len(), table));
         self.frames.push(delta);
-        self.chains.push(chains);
+        self.runs.push(runs);
         Ok(())
     }
 
-    /// Length of the longest chain behind some pages of a frame.
-    fn behind(&self, frame: &DeltaFrame, place: (u32, u32), pages: &FrameSlice) -> u32 {
-        let number = self.places.get(&place).map_or(usize::MAX, |known| known.0);
-        let chains = self.chains.get(number).map_or(&[][..], Vec::as_slice);
-        let wanted = u64::from(pages.skip)..u64::from(pages.skip) + u64::from(pages.take);
-        let mut start = 0;
-        let mut longest = 0;
-        for (run, chain) in frame.bases.iter().zip(chains) {
-            let end = start + self::pages(&run.base, frame.page_size);
-            if start < wanted.end && end > wanted.start {
-                longest = longest.max(*chain);
-            }
-            start = end;
+    /// Number of a frame that has bases of `delta`; none for a plain one.
+    fn base(&mut self, delta: &DeltaFrame, base: &FrameRef) -> Result<Option<usize>> {
+        let place = (base.pack, base.offset);
+        if place == (delta.frame.pack, delta.frame.offset) {
+            return Err(FormatError::invalid(WHAT, "a page made of itself"));
         }
-        longest
+        let Some(known) = self.rank(base) else {
+            self.plain.insert(place);
+            return Ok(None);
+        };
+        let page_size = self.frames.get(known).map(|known| known.page_size);
+        if page_size == Some(delta.page_size) {
+            Ok(Some(known))
+        } else {
+            Err(FormatError::invalid(WHAT, "a base of another page size"))
+        }
+    }
+
+    /// Length of the longest chain behind some pages of frame `number`.
+    fn behind(&self, number: usize, pages: &FrameSlice) -> u32 {
+        let end = u32::from(pages.skip) + u32::from(pages.take);
+        let runs = self.runs_of(number, pages.skip.into(), end);
+        runs.map(|(_, _, chain)| chain).max().unwrap_or(0)
+    }
+
+    /// The bases of the pages `first` to `end - 1` of a frame: each run with the number of its first page.
+    pub fn bases(
+        &self,
+        frame: &FrameRef,
+        first: u32,
+        end: u32,
+    ) -> impl Iterator<Item = (u32, &BaseRun)> {
+        self.runs_of(self.rank(frame).unwrap_or(usize::MAX), first, end)
+            .map(|(start, run, _)| (start, run))
+    }
+
+    /// Runs of bases, each with the number of its first page and its longest chain.
+    fn runs_of(
+        &self,
+        number: usize,
+        first: u32,
+        end: u32,
+    ) -> impl Iterator<Item = (u32, &BaseRun, u32)> {
+        let runs = self.runs.get(number).map_or(&[][..], Vec::as_slice);
+        let bases = self.frames.get(number).map_or(&[][..], |f| &f.bases);
+        let at = runs.partition_point(|(run_end, _)| *run_end <= first);
+        let start = |n: usize| {
+            n.checked_sub(1)
+                .and_then(|n| runs.get(n))
+                .map_or(0, |r| r.0)
+        };
+        (at..runs.len())
+            .map(move |n| (n, start(n)))
+            .take_while(move |(_, start)| *start < end)
+            .filter_map(move |(n, start)| Some((start, bases.get(n)?, runs.get(n)?.1)))
     }
 
     /// All of them, each after those that it needs.
@@ -202,8 +242,9 @@ impl Deltas {
     }
 }
 
-fn pages(slice: &Slice, page_size: u32) -> u64 {
-    slice.len() / u64::from(page_size.max(1))
+fn pages(slice: &Slice, page_size: u32) -> u32 {
+    // A frame has 4096 pages at most.
+    u32::try_from(slice.len() / u64::from(page_size.max(1))).unwrap_or(u32::MAX)
 }
 
 fn encode_frames(deltas: &[DeltaFrame], out: &mut Vec<u8>) {
@@ -229,7 +270,7 @@ fn encode_frames(deltas: &[DeltaFrame], out: &mut Vec<u8>) {
             if run.1 != *version {
                 end_run(std::mem::replace(&mut run, (0, *version)));
             }
-            run.0 += pages(base, delta.page_size);
+            run.0 += u64::from(pages(base, delta.page_size));
         }
     }
     end_run(run);

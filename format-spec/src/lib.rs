@@ -12,6 +12,7 @@ pub mod ids;
 pub mod limits;
 pub mod manifest;
 pub mod pack;
+pub mod patch;
 pub mod recipe;
 pub mod repository;
 pub mod segment;

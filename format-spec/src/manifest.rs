@@ -354,17 +354,20 @@ impl Manifest {
                 continue;
             };
             delta.frame.pack = pack;
+            let mut last = None;
             for run in &mut delta.bases {
                 if let Slice::Frame(base) = &mut run.base {
+                    let place = (base.frame.pack, base.frame.offset);
                     let deltas = of_deltas(base.frame.pack);
                     let Some(pack) = number(base.frame.pack) else {
                         continue 'frames;
                     };
                     base.frame.pack = pack;
                     // A delta whose own base was passed over is not to be taken for a plain frame.
-                    if deltas && self.deltas.get(&base.frame).is_none() {
+                    if deltas && last != Some(place) && self.deltas.get(&base.frame).is_none() {
                         continue 'frames;
                     }
+                    last = Some(place);
                 }
             }
             self.deltas.add(delta, n)?;

@@ -80,14 +80,23 @@ pub enum FrameKind {
     Xor = 1,
     /// A table of what delta frames are made of; see `spec/delta.md`.
     Table = 2,
+    /// Pages, each as the words that differ from its base; see `spec/delta.md`.
+    Patch = 3,
 }
 
 impl FrameKind {
+    /// True if the chunks are pages that are made of others.
+    #[must_use]
+    pub const fn is_delta(self) -> bool {
+        matches!(self, Self::Xor | Self::Patch)
+    }
+
     fn from_number(number: u8) -> Result<Self> {
         match number {
             0 => Ok(Self::Plain),
             1 => Ok(Self::Xor),
             2 => Ok(Self::Table),
+            3 => Ok(Self::Patch),
             n => Err(FormatError::UnknownFeature {
                 what: "frame",
                 feature: format!("frame kind {n}"),
@@ -159,9 +168,11 @@ impl FrameHeader {
         }
         let chunks = u64::from(header.chunks);
         let plain_len = u64::from(header.plain_len);
-        let lengths_fit = match header.uniform_len {
-            0 => header.kind == FrameKind::Plain && plain_len >= chunks * 4,
-            len => chunks * u64::from(len) == plain_len,
+        let lengths_fit = match (header.kind, u64::from(header.uniform_len)) {
+            (FrameKind::Plain, 0) => plain_len >= chunks * 4,
+            (_, 0) => false,
+            (FrameKind::Patch, len) => chunks * len <= limits::FRAME_PLAIN_MAX.into(),
+            (_, len) => chunks * len == plain_len,
         };
         if !lengths_fit || (header.codec == Codec::Stored && header.payload_len != header.plain_len)
         {
@@ -182,6 +193,12 @@ impl FrameHeader {
             return Err(FormatError::invalid(
                 WHAT,
                 format!("{} bytes instead of {}", plain.len(), self.plain_len),
+            ));
+        }
+        if self.kind == FrameKind::Patch {
+            return Err(FormatError::invalid(
+                WHAT,
+                "a patch does not hold the chunks themselves",
             ));
         }
         if self.uniform_len != 0 {

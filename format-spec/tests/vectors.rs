@@ -15,6 +15,7 @@ use cryostore_format::pack::{
     Directory, FRAME_HEADER_LEN, FrameHeader, PACK_HEADER_LEN, TRAILER_LEN, check_pack_header,
     encode_pack_header,
 };
+use cryostore_format::patch::Patch;
 use cryostore_format::recipe::Slice;
 use cryostore_format::repository::{RepositoryRecord, Role};
 use cryostore_format::segment::Segment;
@@ -237,6 +238,12 @@ fn all() -> Vec<Vector> {
             Same::Bytes,
             "a table of deltas: pages on plain pages, without a base, of 64 KiB, and on other deltas",
             values::delta_table().encode(),
+        ),
+        vector(
+            "patch",
+            Same::Bytes,
+            "the content of a patch frame of three pages of 1536 bytes: none, three, and all of their words differ from those of the bases",
+            values::patch(),
         ),
         vector(
             "manifest",
@@ -492,6 +499,17 @@ fn deltas_and_their_bases_are_read() {
     assert_eq!(table, values::delta_table());
     manifest.add_table(1, table).unwrap();
     assert_eq!(manifest.deltas.frames(), values::delta_table().frames);
+}
+
+#[test]
+fn a_patch_gives_its_pages() {
+    let content = bytes("patch");
+    let patch = Patch::decode(&content, 3, 1536).unwrap();
+    for (n, (base, page)) in values::patched().into_iter().enumerate() {
+        let mut out = base;
+        patch.apply(n * 1536, &mut out).unwrap();
+        assert_eq!(out, page, "page {n}");
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ fn main() -> Result<()> {
     tars()?;
     images()?;
     packs()?;
+    patches()?;
     manifests()?;
     records()?;
     gzip()
@@ -388,6 +389,21 @@ fn stream(name: &str, role: Role, page_size: u32, slices: &[Slice]) -> Stream {
         digest: Digest::of(name.as_bytes()),
         body,
     }
+}
+
+/// As the target reads them: the number of pages, where to cut, then the content.
+fn patches() -> Result<()> {
+    let page = [7; 1024];
+    let mut some = page;
+    (some[0], some[500], some[1023]) = (1, 2, 3);
+    let pages = [page, some, [9; 1024]];
+    for (name, pages) in [("equal", &pages[..1]), ("some", &pages[..2]), ("all", &pages)] {
+        let mut patch = cryostore_format::patch::PatchWriter::default();
+        pages.iter().for_each(|changed| patch.push(&page, changed));
+        let count = u8::try_from(pages.len())?;
+        seed("patch", name, &[&[count, 77][..], &patch.finish()].concat())?;
+    }
+    Ok(())
 }
 
 fn manifests() -> Result<()> {

@@ -226,7 +226,7 @@ fn a_base_that_is_gone_costs_space_and_not_the_import() {
     assert!(!manifest.packs.contains(&pack));
 }
 
-/// Tables hold 256 frames of 64 pages. One whose later half is needed no more names bases in a table that nothing needs any more.
+/// Tables hold 128 frames of 128 pages. One whose later half is needed no more names bases in a table that nothing needs any more.
 #[test]
 fn deltas_whose_bases_are_needed_no_more_are_passed_over() {
     const REWRITTEN: usize = 19_800;

@@ -101,11 +101,17 @@ impl OpenFrame {
     }
 }
 
-/// Makes a frame of pages that were XORed with their bases; `hashes` are those of the pages themselves.
-pub fn seal_delta(hashes: Vec<ChunkHash>, xored: &[u8], page_len: usize) -> Result<SealedFrame> {
+/// Makes a frame of pages by what differs from their bases (`patch`); `hashes` are those of the pages themselves.
+pub fn seal_patch(hashes: Vec<ChunkHash>, patch: &[u8], page_len: usize) -> Result<SealedFrame> {
     let page_len = u32::try_from(page_len)
         .map_err(|_| Error::new(Kind::Internal, format!("a page of {page_len} bytes")))?;
-    seal(FrameKind::Xor, xored, page_len, hashes)
+    seal(FrameKind::Patch, patch, page_len, hashes)
+}
+
+/// Makes a frame of pages that were XORed with their bases, as earlier versions did.
+#[cfg(test)]
+pub fn seal_xor(hashes: Vec<ChunkHash>, xored: &[u8], page_len: u32) -> SealedFrame {
+    seal(FrameKind::Xor, xored, page_len, hashes).unwrap()
 }
 
 /// Makes a frame of a table of deltas.
@@ -128,7 +134,7 @@ fn seal(
         )
     };
     let mut bytes = vec![0; FRAME_HEADER_LEN];
-    let codec = compress(plain, &mut bytes).map_err(|e| internal("zstd").because(e))?;
+    let codec = compress(kind, plain, &mut bytes).map_err(|e| internal("zstd").because(e))?;
     let header = FrameHeader {
         kind,
         codec,
@@ -156,13 +162,18 @@ fn seal(
 thread_local! {
     static COMPRESSOR: Compressor = const { RefCell::new(None) };
     static LEAVER: Compressor = const { RefCell::new(None) };
+    static PATCHER: Compressor = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
     static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Appends the payload to `out`.
-fn compress(plain: &[u8], out: &mut Vec<u8>) -> std::io::Result<Codec> {
-    let mut packed = compress_at(&COMPRESSOR, limits::ZSTD_LEVEL, plain)?;
+fn compress(kind: FrameKind, plain: &[u8], out: &mut Vec<u8>) -> std::io::Result<Codec> {
+    let mut packed = if kind == FrameKind::Patch {
+        compress_at(&PATCHER, limits::ZSTD_LEVEL_PATCH, plain)?
+    } else {
+        compress_at(&COMPRESSOR, limits::ZSTD_LEVEL, plain)?
+    };
     if packed.len() > plain.len() - plain.len() / limits::WORTH_UNPACKING {
         // As it is, in zstd's raw blocks: a few bytes longer, and with a checksum all the same.
         packed = compress_at(&LEAVER, limits::ZSTD_LEVEL_LEAVING, plain)?;

@@ -6,10 +6,11 @@
 use cryostore_format::ChunkHash;
 use cryostore_format::delta::{BaseRun, DeltaFrame};
 use cryostore_format::manifest::Manifest;
+use cryostore_format::patch::{Patch, PatchWriter, WORD};
 use cryostore_format::recipe::{FrameRef, FrameSlice, Slice};
 
 use super::base::BaseChunk;
-use crate::codec::frame::{OpenFrame, SealedFrame, seal_delta};
+use crate::codec::frame::{OpenFrame, SealedFrame, seal_patch};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::pack::reading::Reading;
@@ -26,27 +27,19 @@ pub(super) struct PageBase {
 
 /// Version of a chunk, and what it is made of; none of both for a plain one.
 fn made_of(manifest: &Manifest, chunk: BaseChunk) -> Option<(u8, Option<BaseChunk>)> {
-    let Some(delta) = manifest.deltas.get(&chunk.frame) else {
+    if manifest.deltas.get(&chunk.frame).is_none() {
         return Some((0, None));
-    };
-    let at = u64::from(chunk.number) * u64::from(delta.page_size);
-    let mut start = 0;
-    for BaseRun { base, version } in &delta.bases {
-        let end = start + base.len();
-        if at < end {
-            let base = match base {
-                Slice::Zero { .. } => None,
-                Slice::Frame(slice) => Some(BaseChunk {
-                    frame: slice.frame,
-                    number: slice.skip
-                        + u16::try_from((at - start) / u64::from(delta.page_size)).ok()?,
-                }),
-            };
-            return Some((*version, base));
-        }
-        start = end;
     }
-    None
+    let page = u32::from(chunk.number);
+    let (first, run) = manifest.deltas.bases(&chunk.frame, page, page + 1).next()?;
+    let base = match run.base {
+        Slice::Zero { .. } => None,
+        Slice::Frame(slice) => Some(BaseChunk {
+            frame: slice.frame,
+            number: slice.skip + u16::try_from(page - first).ok()?,
+        }),
+    };
+    Some((run.version, base))
 }
 
 /// The base for the next version of a page (skip-deltas: version c is made of c & (c − 1)); none if it is to be stored plainly again.
@@ -129,20 +122,15 @@ impl OpenBatch {
             places: vec![(0, 0); self.hashes.len()],
             warning,
         };
-        let mut xored = old.unwrap_or_default();
-        let mut near = Vec::new();
-        let mut far = Vec::new();
-        for (n, page) in self.bytes.chunks(page_len.max(1)).enumerate() {
-            let xored = xored.get_mut(n * page_len..(n + 1) * page_len);
-            let differ = xored.map_or(page_len, |xored| xor(xored, page));
-            if differ * limits::DELTA_NEAR <= page_len / 8 {
-                near.push(n);
-            } else {
-                far.push(n);
-            }
-        }
+        let old = old.unwrap_or_default();
+        let (near, far): (Vec<_>, Vec<_>) = (0..self.hashes.len()).partition(|n| {
+            let old = slice(&old, *n, page_len);
+            !old.is_empty()
+                && differ(old, slice(&self.bytes, *n, page_len)) * limits::DELTA_NEAR
+                    <= page_len / WORD
+        });
         if !near.is_empty() {
-            let frame = self.seal_near(&near, &xored, page_len)?;
+            let frame = self.seal_near(&near, &old, page_len)?;
             let bases = near.iter().map(|n| self.bases[*n]).collect();
             for (number, n) in (0..).zip(&near) {
                 out.places[*n] = (0, number);
@@ -151,12 +139,6 @@ impl OpenBatch {
         }
         self.seal_far(&far, page_len, &mut out)?;
         Ok(out)
-    }
-
-    fn page(&self, n: usize, page_len: usize) -> &[u8] {
-        self.bytes
-            .get(n * page_len..(n + 1) * page_len)
-            .unwrap_or_default()
     }
 
     fn read_bases(&self, store: &Store, base: &Manifest, page_len: usize) -> Result<Vec<u8>> {
@@ -175,24 +157,42 @@ impl OpenBatch {
         Ok(old)
     }
 
-    fn seal_near(&self, near: &[usize], xored: &[u8], page_len: usize) -> Result<SealedFrame> {
+    fn seal_near(&self, near: &[usize], old: &[u8], page_len: usize) -> Result<SealedFrame> {
+        let pages = |n: &usize| (slice(old, *n, page_len), slice(&self.bytes, *n, page_len));
+        let mut patch = PatchWriter::default();
+        near.iter()
+            .map(pages)
+            .for_each(|(old, page)| patch.push(old, page));
+        let patch = patch.finish();
         let hashes = near.iter().map(|n| self.hashes[*n]).collect();
-        let mut content = Vec::with_capacity(near.len() * page_len);
-        for n in near {
-            content.extend_from_slice(
-                xored
-                    .get(n * page_len..(n + 1) * page_len)
-                    .unwrap_or_default(),
-            );
+        let frame = seal_patch(hashes, &patch, page_len)?;
+        // The frame has this patch; and that gives the pages.
+        let internal = |what| {
+            Error::new(
+                Kind::Internal,
+                format!("a patch of {} pages: {what}", near.len()),
+            )
+        };
+        let patch = Patch::decode(&patch, frame.header.chunks, frame.header.uniform_len)
+            .map_err(|e| internal("it is none").because(e))?;
+        let mut again = vec![0; page_len];
+        for (number, (old, page)) in near.iter().map(pages).enumerate() {
+            again.copy_from_slice(old);
+            let applied = patch.apply(number * page_len, &mut again);
+            if applied.is_err() || again != page {
+                return Err(internal("it does not give them").hint(
+                    "the memory of this machine may be faulty: test it; nothing was stored",
+                ));
+            }
         }
-        seal_delta(hashes, &content, page_len)
+        Ok(frame)
     }
 
     fn seal_far(&self, far: &[usize], page_len: usize, out: &mut SealedBatch) -> Result<()> {
         let mut open = OpenFrame::default();
         let mut number = out.frames.len();
         for n in far {
-            let page = self.page(*n, page_len);
+            let page = slice(&self.bytes, *n, page_len);
             if !open.has_room(page.len()) {
                 out.frames
                     .push((std::mem::take(&mut open).seal()?, Vec::new()));
@@ -210,20 +210,17 @@ impl OpenBatch {
     }
 }
 
-/// XORs `page` into `old`; how many words of 8 bytes differ comes back.
-fn xor(old: &mut [u8], page: &[u8]) -> usize {
-    let (words, rest) = old.as_chunks_mut::<8>();
-    let (new_words, new_rest) = page.as_chunks::<8>();
-    let mut differ = 0;
-    for (word, new) in words.iter_mut().zip(new_words) {
-        let change = u64::from_le_bytes(*word) ^ u64::from_le_bytes(*new);
-        differ += usize::from(change != 0);
-        *word = change.to_le_bytes();
-    }
-    for (byte, new) in rest.iter_mut().zip(new_rest) {
-        *byte ^= new;
-    }
-    differ
+/// Page `n`; nothing if there is none.
+fn slice(pages: &[u8], n: usize, page_len: usize) -> &[u8] {
+    pages
+        .get(n * page_len..(n + 1) * page_len)
+        .unwrap_or_default()
+}
+
+/// How many words differ.
+fn differ(old: &[u8], page: &[u8]) -> usize {
+    let words = old.as_chunks::<WORD>().0.iter().zip(page.as_chunks().0);
+    words.filter(|(old, new)| old != new).count()
 }
 
 /// The entry of a delta frame in a manifest; `map` gives frames of the base their numbers there.

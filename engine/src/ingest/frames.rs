@@ -270,7 +270,7 @@ impl<'r> FrameSink<'r> {
         let mut frames = Vec::with_capacity(batch.frames.len());
         for (frame, bases) in batch.frames {
             let placed = self.add(&frame, index, directories)?;
-            if frame.header.kind == FrameKind::Xor {
+            if frame.header.kind.is_delta() {
                 self.deltas.push(PlacedDelta {
                     placed,
                     page_size: frame.header.uniform_len,

@@ -1,7 +1,7 @@
 //! Owns the reading of chunks: which frames some chunks need, their fetching, and their decoding into place.
 //!
 //! Always: each frame is fetched once and decoded once for one reading; frames that lie close together are fetched by one request; a page in a delta
-//! frame is XORed together from its frame and those of its bases. A frame that cannot be decoded is named with its pack and place. Never: more than
+//! frame is put together from the frames of its bases, the oldest first, and its own. A frame that cannot be decoded is named with its pack and place. Never: more than
 //! [`limits::WINDOW_STORED`] bytes of frames in memory at a time, however much a reading needs.
 
 use std::collections::BTreeMap;
@@ -11,8 +11,10 @@ use bytes::Bytes;
 use cryostore_format::delta::DeltaTable;
 use cryostore_format::manifest::Manifest;
 use cryostore_format::pack::{FrameHeader, FrameKind, chunks_digest};
+use cryostore_format::patch::Patch;
 use cryostore_format::recipe::{FrameRef, FrameSlice, Slice};
 use cryostore_format::{ChunkHash, FormatError, IdKey, PackId};
+use rayon::prelude::*;
 
 use super::object_name;
 use crate::codec::frame::{read_chunks, verify, with_frame};
@@ -48,18 +50,20 @@ struct Use {
     from: u64,
     at: usize,
     len: usize,
-    /// They are XORed with what is there.
-    xor: bool,
 }
 
 /// A frame by pack number and offset.
 type FrameKey = (u32, u32);
 
+/// Plain frames have rank 0; a delta frame a higher one than all that it is made of.
+type Rank = usize;
+
 /// Chunks that are to be read, frame by frame.
 #[derive(Debug, Default)]
 pub struct Reading {
-    frames: BTreeMap<FrameKey, (FrameRef, Vec<Use>)>,
-    /// Where pages are XORed together.
+    /// In the order in which they are decoded.
+    frames: BTreeMap<(Rank, FrameKey), (FrameRef, Vec<Use>)>,
+    /// Where pages are put together: some have no base.
     cleared: Vec<Range<usize>>,
     /// The frames that were fetched: all, or the first of them.
     fetched: BTreeMap<FrameKey, Bytes>,
@@ -75,8 +79,7 @@ impl Reading {
         at: usize,
         len: usize,
     ) {
-        let xor = manifest.deltas.get(&slice.frame).is_some();
-        if xor {
+        if manifest.deltas.get(&slice.frame).is_some() {
             self.cleared.push(at..at + len);
         }
         self.add_use(
@@ -86,7 +89,6 @@ impl Reading {
                 from,
                 at,
                 len,
-                xor,
             },
         );
     }
@@ -94,21 +96,23 @@ impl Reading {
     /// Adds one use, and those of the bases. Each level of bases covers the same bytes, and a manifest has 16 levels at most.
     fn add_use(&mut self, manifest: &Manifest, wanted: Use) {
         let frame = wanted.slice.frame;
-        let key = (frame.pack, frame.offset);
+        let rank = manifest.deltas.rank(&frame).map_or(0, |before| before + 1);
         let entry = self
             .frames
-            .entry(key)
+            .entry((rank, (frame.pack, frame.offset)))
             .or_insert_with(|| (frame, Vec::new()));
         entry.1.push(wanted);
         let Some(delta) = manifest.deltas.get(&frame) else {
             return;
         };
-        let first = u64::from(wanted.slice.skip) * u64::from(delta.page_size) + wanted.from;
+        let page_size = u64::from(delta.page_size);
+        let first = u64::from(wanted.slice.skip) * page_size + wanted.from;
         let end = first + wanted.len as u64;
-        let mut start = 0;
-        for run in &delta.bases {
-            let run_end = start + run.base.len();
-            let (from, to) = (first.max(start), end.min(run_end));
+        let page = |byte: u64| u32::try_from(byte).unwrap_or(u32::MAX);
+        let (first_page, end_page) = (page(first / page_size), page(end.div_ceil(page_size)));
+        for (run_page, run) in manifest.deltas.bases(&frame, first_page, end_page) {
+            let start = u64::from(run_page) * page_size;
+            let (from, to) = (first.max(start), end.min(start + run.base.len()));
             if let (Slice::Frame(base), true) = (run.base, from < to) {
                 let within = usize::try_from(from - first).unwrap_or(usize::MAX);
                 self.add_use(
@@ -118,11 +122,9 @@ impl Reading {
                         from: from - start,
                         at: wanted.at + within,
                         len: usize::try_from(to - from).unwrap_or(usize::MAX),
-                        xor: true,
                     },
                 );
             }
-            start = run_end;
         }
     }
 
@@ -130,7 +132,7 @@ impl Reading {
     pub fn fetch(&mut self, store: &Store, manifest: &Manifest, count: &mut Fetched) -> Result<()> {
         let mut stored = 0;
         let mut packs: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
-        for (key, (frame, _)) in &self.frames {
+        for ((_, key), (frame, _)) in &self.frames {
             if self.fetched.contains_key(key) {
                 continue;
             }
@@ -155,17 +157,16 @@ impl Reading {
                 place.fill(0);
             }
         }
-        while let Some((key, (frame, uses))) = self.frames.pop_first() {
+        while let Some(((rank, key), (frame, uses))) = self.frames.pop_first() {
             let bytes = match self.fetched.remove(&key) {
                 Some(bytes) => bytes,
                 None => {
-                    self.frames.insert(key, (frame, uses));
+                    self.frames.insert((rank, key), (frame, uses));
                     self.fetch(store, manifest, &mut count)?;
                     continue;
                 }
             };
-            let delta = manifest.deltas.get(&frame).is_some();
-            decode_frame(&bytes, delta, &uses, out).map_err(|e| damaged(manifest, &frame, e))?;
+            decode_frame(&bytes, rank > 0, &uses, out).map_err(|e| damaged(manifest, &frame, e))?;
         }
         Ok(count)
     }
@@ -185,24 +186,52 @@ fn fetch_one(
     stored.ok_or_else(|| Error::new(Kind::Internal, "a frame was not fetched"))
 }
 
+/// Reads the tables of a manifest, some at a time, and has it take in what they say.
+pub fn read_tables(store: &Store, manifest: &mut Manifest, key: &IdKey) -> Result<()> {
+    let numbers: Vec<usize> = (0..manifest.tables.len()).collect();
+    for numbers in numbers.chunks(limits::TABLES_AT_ONCE) {
+        let known = &*manifest;
+        let tables: Vec<_> = numbers
+            .par_iter()
+            .map(|n| table(store, known, *n, key))
+            .collect();
+        for (n, table) in numbers.iter().zip(tables) {
+            take_in(manifest, *n, table?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Reads table `n` of a manifest, and has it take in what it says.
 pub fn read_table(store: &Store, manifest: &mut Manifest, n: usize, key: &IdKey) -> Result<()> {
-    let Some((frame, len)) = manifest.tables.get(n).copied() else {
-        return Ok(());
+    let table = table(store, manifest, n, key)?;
+    take_in(manifest, n, table)
+}
+
+fn take_in(manifest: &mut Manifest, n: usize, table: DeltaTable) -> Result<()> {
+    let taken = manifest.add_table(n, table);
+    taken.map_err(|e| match manifest.tables.get(n) {
+        Some((frame, _)) => damaged(manifest, frame, e),
+        None => Error::stored("the manifest", e),
+    })
+}
+
+fn table(store: &Store, manifest: &Manifest, n: usize, key: &IdKey) -> Result<DeltaTable> {
+    let Some((frame, len)) = manifest.tables.get(n) else {
+        return Err(Error::new(Kind::Internal, format!("there is no table {n}")));
     };
-    let stored = fetch_one(store, manifest, &frame, &mut Fetched::default())?;
+    let stored = fetch_one(store, manifest, frame, &mut Fetched::default())?;
     let read = || {
         verify(&stored, key)?;
         with_frame(&stored, |header, table| {
-            if header.kind == FrameKind::Table && header.plain_len == len {
+            if header.kind == FrameKind::Table && header.plain_len == *len {
                 DeltaTable::decode(table)
             } else {
                 Err(bad("it is not the table of deltas that the manifest names"))
             }
         })?
     };
-    let taken = read().and_then(|table| manifest.add_table(n, table));
-    taken.map_err(|e| damaged(manifest, &frame, e))
+    read().map_err(|e| damaged(manifest, frame, e))
 }
 
 /// An error in a frame, with its place.
@@ -316,23 +345,35 @@ fn decode_frame(
     out: &mut [u8],
 ) -> std::result::Result<(), FormatError> {
     let (header, _) = FrameHeader::split(frame)?;
-    let fits = match header.kind {
-        FrameKind::Plain => !delta,
-        FrameKind::Xor => delta,
-        FrameKind::Table => false,
-    };
-    if !fits {
+    if header.kind == FrameKind::Table || header.kind.is_delta() != delta {
         return Err(bad(
             "it is a delta, and the manifest has no bases for it, or the other way round",
         ));
     }
     if let [one] = uses
-        && !one.xor
+        && !delta
         && one.from == 0
         && one.len as u64 == one.slice.len
         && let Some(place) = out.get_mut(one.at..one.at + one.len)
     {
         return read_chunks(frame, one.slice.skip, one.slice.take, place);
+    }
+    let place = |one: &Use| one.at..one.at + one.len;
+    let no_room = || bad("there is no room for its chunks");
+    if header.kind == FrameKind::Patch {
+        return with_frame(frame, |header, content| {
+            let patch = Patch::decode(content, header.chunks, header.uniform_len)?;
+            let page_len = u64::from(header.uniform_len);
+            for one in uses {
+                if one.slice.len != u64::from(one.slice.take) * page_len {
+                    return Err(bad("its pages are not those that the manifest names"));
+                }
+                let skipped = u64::from(one.slice.skip) * page_len + one.from;
+                let place = out.get_mut(place(one)).ok_or_else(no_room)?;
+                patch.apply(usize::try_from(skipped).unwrap_or(usize::MAX), place)?;
+            }
+            Ok(())
+        })?;
     }
     with_frame(frame, |header, plain| {
         let ranges = header.chunk_ranges(plain)?;
@@ -346,9 +387,8 @@ fn decode_frame(
             let from = usize::try_from(one.from).unwrap_or(usize::MAX);
             let source = chunks.get(from..from.saturating_add(one.len));
             let source = source.ok_or_else(|| bad("its chunks are too short"))?;
-            let place = out.get_mut(one.at..one.at + one.len);
-            let place = place.ok_or_else(|| bad("there is no room for its chunks"))?;
-            if one.xor {
+            let place = out.get_mut(place(one)).ok_or_else(no_room)?;
+            if delta {
                 place.iter_mut().zip(source).for_each(|(a, b)| *a ^= b);
             } else {
                 place.copy_from_slice(source);
@@ -363,10 +403,11 @@ mod tests {
     use std::sync::Arc;
 
     use cryostore_format::delta::{BaseRun, DeltaFrame, Deltas};
+    use cryostore_format::patch::PatchWriter;
     use object_store::memory::InMemory;
 
     use super::*;
-    use crate::codec::frame::{OpenFrame, seal_delta};
+    use crate::codec::frame::{OpenFrame, SealedFrame, seal_patch, seal_xor};
     use crate::pack::writer::PackWriter;
 
     const PAGE: usize = 4096;
@@ -375,86 +416,156 @@ mod tests {
         (0..PAGE).map(|n| seed ^ (n / 7) as u8).collect()
     }
 
-    /// Four plain pages, and two that are made of the second and the third.
-    fn stored(key: &IdKey) -> (Store, Manifest, DeltaFrame) {
+    /// Four plain pages; two that are the second and the third XORed with something; one that is the first of these two with a word changed, and one
+    /// without a base.
+    fn stored(key: &IdKey) -> (Store, Manifest, [DeltaFrame; 2]) {
         let store = Store::new(Arc::new(InMemory::new()), "memory").unwrap();
-        let (plain_pack, delta_pack) = (PackId::from_bytes([1; 16]), PackId::from_bytes([2; 16]));
+        let ids = [1, 2, 0].map(|n| PackId::from_bytes([n; 16]));
         let mut open = OpenFrame::default();
         for seed in 0..4 {
             open.push(key.chunk_hash(&page(seed)), &page(seed)).unwrap();
         }
-        let put = |id, frame| {
-            let mut pack = PackWriter::new(id);
-            let entry = pack.push(&frame).unwrap();
-            let sealed = pack.finish().unwrap();
+        let put = |pack: u32, frame: &SealedFrame| {
+            let id = ids[pack as usize];
+            let mut pack_of_one = PackWriter::new(id);
+            let entry = pack_of_one.push(frame).unwrap();
+            let sealed = pack_of_one.finish().unwrap();
             store.create(&object_name(id), sealed.bytes).unwrap();
-            entry
+            FrameRef {
+                pack,
+                offset: entry.offset,
+                stored_len: entry.stored_len,
+                first_chunk: entry.first_chunk,
+                chunks: entry.chunks,
+            }
         };
-        let frame_ref = |pack, entry: cryostore_format::pack::FrameEntry| FrameRef {
-            pack,
-            offset: entry.offset,
-            stored_len: entry.stored_len,
-            first_chunk: entry.first_chunk,
-            chunks: entry.chunks,
+        let hashes = |pages: &[u8]| pages.chunks(PAGE).map(|p| key.chunk_hash(p)).collect();
+        let base = |frame, skip, take: u16| {
+            Slice::Frame(FrameSlice {
+                frame,
+                skip,
+                take,
+                len: u64::from(take) * PAGE as u64,
+            })
         };
-        let plain = frame_ref(0, put(plain_pack, open.seal().unwrap()));
-        let mut pages = [page(1), page(2)].concat();
-        pages[100] ^= 9;
-        let hashes = pages.chunks(PAGE).map(|p| key.chunk_hash(p)).collect();
+        let plain = put(0, &open.seal().unwrap());
         let bases = [page(1), page(2)].concat();
-        let xored: Vec<u8> = pages.iter().zip(&bases).map(|(a, b)| a ^ b).collect();
-        let frame = put(delta_pack, seal_delta(hashes, &xored, PAGE).unwrap());
-        let base = Slice::Frame(FrameSlice {
-            frame: plain,
-            skip: 1,
-            take: 2,
-            len: 2 * PAGE as u64,
-        });
-        let delta = DeltaFrame {
-            frame: frame_ref(1, frame),
+        let xored: Vec<u8> = changed().iter().zip(&bases).map(|(a, b)| a ^ b).collect();
+        let xor = put(1, &seal_xor(hashes(&changed()), &xored, PAGE as u32));
+        let mut patch = PatchWriter::default();
+        patch.push(&changed()[..PAGE], &again()[..PAGE]);
+        patch.push(&[0; PAGE], &again()[PAGE..]);
+        let patch = seal_patch(hashes(&again()), &patch.finish(), PAGE).unwrap();
+        let delta = |frame, bases: &[(Slice, u8)]| DeltaFrame {
+            frame,
             page_size: PAGE as u32,
-            bases: vec![BaseRun { base, version: 1 }],
+            bases: bases
+                .iter()
+                .map(|(base, version)| BaseRun {
+                    base: *base,
+                    version: *version,
+                })
+                .collect(),
         };
+        // The newest lies in the pack with the lowest number: the order of decoding is not that of the packs.
+        let none = Slice::Zero { len: PAGE as u64 };
+        let deltas = [
+            delta(xor, &[(base(plain, 1, 2), 1)]),
+            delta(put(2, &patch), &[(base(xor, 0, 1), 2), (none, 0)]),
+        ];
         let manifest = Manifest {
-            packs: vec![plain_pack, delta_pack],
+            packs: ids.to_vec(),
             ..Manifest::default()
         };
-        (store, manifest, delta)
+        (store, manifest, deltas)
+    }
+
+    fn changed() -> Vec<u8> {
+        let mut pages = [page(1), page(2)].concat();
+        pages[100] ^= 9;
+        pages[PAGE + 7] ^= 1;
+        pages
+    }
+
+    fn again() -> Vec<u8> {
+        let mut pages = [&changed()[..PAGE], &page(77)[..]].concat();
+        pages[104] = 200;
+        pages
     }
 
     #[test]
     fn pages_are_put_together_with_their_bases_and_a_wrong_base_is_noticed() {
         let key = IdKey::from_bytes([7; 32]);
-        let (store, mut manifest, delta) = stored(&key);
-        let hashes = |manifest: &Manifest| {
+        let (store, mut manifest, [xor, patch]) = stored(&key);
+        let hashes = |manifest: &Manifest, delta: &DeltaFrame| {
             let mut count = Fetched::default();
             frame_hashes(&store, manifest, delta.frame, &key, &mut count)
         };
-        manifest.deltas.add(delta.clone(), 0).unwrap();
-        let mut changed = page(1);
-        changed[100] ^= 9;
-        let expected = [key.chunk_hash(&changed), key.chunk_hash(&page(2))];
-        assert_eq!(hashes(&manifest).unwrap(), expected);
-        let mut wrong = delta.clone();
+        let of =
+            |pages: Vec<u8>| -> Vec<_> { pages.chunks(PAGE).map(|p| key.chunk_hash(p)).collect() };
+        manifest.deltas.add(xor.clone(), 0).unwrap();
+        manifest.deltas.add(patch.clone(), 0).unwrap();
+        assert_eq!(hashes(&manifest, &xor).unwrap(), of(changed()));
+        assert_eq!(hashes(&manifest, &patch).unwrap(), of(again()));
+        let mut wrong = patch.clone();
+        wrong.bases[0].base = xor.bases[0].base;
         if let Slice::Frame(base) = &mut wrong.bases[0].base {
-            base.skip = 2;
+            (base.take, base.len) = (1, PAGE as u64);
         }
         manifest.deltas = Deltas::default();
         manifest.deltas.add(wrong, 0).unwrap();
-        let e = hashes(&manifest).unwrap_err();
+        let e = hashes(&manifest, &patch).unwrap_err();
         assert!(e.to_string().contains("one of its bases"), "{e}");
-        // Without the table it is no page at all.
-        manifest.deltas = Deltas::default();
-        let mut reading = Reading::default();
-        let slice = FrameSlice {
-            frame: delta.frame,
-            skip: 0,
-            take: 1,
-            len: PAGE as u64,
-        };
-        reading.add(&manifest, slice, 0, 0, PAGE);
-        let mut out = vec![0; PAGE];
-        let e = reading.decode(&store, &manifest, &mut out).unwrap_err();
-        assert!(e.to_string().contains("no bases"), "{e}");
+    }
+
+    #[test]
+    fn any_part_of_a_page_that_is_made_of_others_is_read() {
+        let key = IdKey::from_bytes([7; 32]);
+        let (store, mut manifest, [xor, patch]) = stored(&key);
+        manifest.deltas.add(xor, 0).unwrap();
+        manifest.deltas.add(patch.clone(), 0).unwrap();
+        for (skip, take, from, len) in [
+            (0, 2, 0, 2 * PAGE),
+            (0, 1, 101, 6),
+            (0, 2, 98, PAGE),
+            (1, 1, 3, 7),
+        ] {
+            let mut reading = Reading::default();
+            let slice = FrameSlice {
+                frame: patch.frame,
+                skip,
+                take,
+                len: u64::from(take) * PAGE as u64,
+            };
+            reading.add(&manifest, slice, from, 5, len);
+            let mut out = vec![0xee; len + 10];
+            reading.decode(&store, &manifest, &mut out).unwrap();
+            let at = usize::from(skip) * PAGE + from as usize;
+            assert_eq!(
+                out[5..5 + len],
+                again()[at..at + len],
+                "{len} bytes from {at}"
+            );
+            assert_eq!([&out[..5], &out[5 + len..]], [&[0xee; 5], &[0xee; 5]]);
+        }
+    }
+
+    #[test]
+    fn a_delta_without_its_table_is_no_page() {
+        let key = IdKey::from_bytes([7; 32]);
+        let (store, manifest, deltas) = stored(&key);
+        for delta in deltas {
+            let mut reading = Reading::default();
+            let slice = FrameSlice {
+                frame: delta.frame,
+                skip: 0,
+                take: 1,
+                len: PAGE as u64,
+            };
+            reading.add(&manifest, slice, 0, 0, PAGE);
+            let mut out = vec![0; PAGE];
+            let e = reading.decode(&store, &manifest, &mut out).unwrap_err();
+            assert!(e.to_string().contains("no bases"), "{e}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use cryostore_format::{Digest, IdKey, ManifestId, RepositoryId, limits as format
 
 use crate::env::{Env, random_id, timestamp};
 use crate::error::{Error, Kind, Result};
-use crate::pack::reading::read_table;
+use crate::pack::reading::read_tables;
 use crate::store::Store;
 
 pub use session::{LiveSession, Session};
@@ -122,9 +122,7 @@ impl Repository {
     /// Reads a snapshot's manifest, checked against the digest in its record, and the tables of what its delta frames are made of.
     pub fn manifest(&self, snapshot: &SnapshotRecord) -> Result<Manifest> {
         let mut manifest = self.manifest_alone(snapshot)?;
-        for n in 0..manifest.tables.len() {
-            read_table(&self.store, &mut manifest, n, self.key())?;
-        }
+        read_tables(&self.store, &mut manifest, self.key())?;
         Ok(manifest)
     }
 

@@ -7,6 +7,7 @@ use cryostore_format::manifest::{
     Transform,
 };
 use cryostore_format::pack::{Directory, FrameHeader, FrameKind, chunks_digest};
+use cryostore_format::patch::PatchWriter;
 use cryostore_format::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};
 use cryostore_format::repository::RepositoryRecord;
 use cryostore_format::segment::{PackIds, Segment};
@@ -360,6 +361,31 @@ pub fn delta_table() -> DeltaTable {
             .collect(),
         frames,
     }
+}
+
+/// Bases and pages of a patch, 1536 bytes each: nothing differs, then the first, the second and the last word, then all.
+pub fn patched() -> [(Vec<u8>, Vec<u8>); 3] {
+    let page = |first: u8| -> Vec<u8> { (0..192_u8).flat_map(|n| [n ^ first; 8]).collect() };
+    let mut some = page(1);
+    some[0] = 9;
+    some[15] = 9;
+    some[1535] = 9;
+    [
+        (page(0), page(0)),
+        (page(1), some),
+        (
+            vec![0; 1536],
+            page(255).iter().map(|byte| byte | 1).collect(),
+        ),
+    ]
+}
+
+pub fn patch() -> Vec<u8> {
+    let mut writer = PatchWriter::default();
+    for (base, page) in patched() {
+        writer.push(&base, &page);
+    }
+    writer.finish()
 }
 
 pub fn snapshot() -> SnapshotRecord {

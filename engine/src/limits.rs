@@ -15,8 +15,8 @@ pub const SEALING: usize = 2 << 20;
 pub const DELTA_PLAIN: usize = 512 << 10;
 /// A page is stored as a delta if at most one word in so many differs from its base.
 pub const DELTA_NEAR: usize = 2;
-/// The version of a page up to which it is made of an earlier one; then it is stored plainly again. Chains are 6 long at most.
-pub const DELTA_VERSIONS: u8 = 63;
+/// Numbers of imports with deltas, after which all of them are made of plain pages anew: chains are 10 long at most.
+pub const DELTA_VERSIONS: u8 = 128;
 /// Delta frames in one table of bases: 64 MiB of pages at most. A table is needed as long as one of its frames is, and may have 1 MiB.
 pub const TABLE_FRAMES: usize = 128;
 /// Tables of a manifest that are read side by side: over a remote store each is a request, and 16 MiB at most.

@@ -17,7 +17,7 @@ const UNIT: u32 = 4096;
 pub struct BaseRun {
     /// The pages that these are XORed with; zero bytes: they stand as they are.
     pub base: Slice,
-    /// How many deltas these pages have behind them, this one included.
+    /// Number of the import that made them, for the choice of later bases.
     pub version: u8,
 }
 
@@ -233,6 +233,13 @@ impl Deltas {
             .map(move |n| (n, start(n)))
             .take_while(move |(_, start)| *start < end)
             .filter_map(move |(n, start)| Some((start, bases.get(n)?, runs.get(n)?.1)))
+    }
+
+    /// Version of the last delta frame; 0 without any.
+    #[must_use]
+    pub fn latest(&self) -> u8 {
+        let last = self.frames.last().and_then(|delta| delta.bases.last());
+        last.map_or(0, |run| run.version)
     }
 
     /// All of them, each after those that it needs.

@@ -7,13 +7,14 @@
     reason = "a test fails by panicking"
 )]
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use cryostore_engine::check::{self, CheckOptions};
 use cryostore_engine::format::PackId;
 use cryostore_engine::format::manifest::Manifest;
 use cryostore_engine::format::recipe::{FrameRef, Slice};
-use cryostore_engine::format::snapshot::SnapshotRecord;
+use cryostore_engine::format::snapshot::{Cost, SnapshotRecord};
 use cryostore_engine::gc::{self, GcOptions};
 use cryostore_engine::{CheckpointReader, ImportOptions, Silent, Source, import};
 use cryostore_tests::archives::{checkpoint_of, noise};
@@ -103,22 +104,80 @@ fn assert_no_problem(place: &Place) {
 #[test]
 fn a_long_series_comes_back_in_any_order_and_stays_small() {
     let place = Place::new();
-    // Pages reach the version after which they are stored whole again.
-    let all = series(&place, 70);
-    for n in (0..all.len()).rev().step_by(9).chain([1, 64, 63]) {
+    // After 127 imports with deltas all pages are made of plain ones again.
+    let all = series(&place, 140);
+    for n in (0..all.len()).rev().step_by(19).chain([1, 64, 63]) {
         assert!(place.bytes_of(&all[n].0) == all[n].1, "checkpoint {n}");
     }
     let repo = place.open();
-    for (record, _) in all.iter().step_by(10) {
-        assert!(longest_chain(&repo.manifest(record).unwrap()) <= 6);
+    for (n, (record, _)) in all
+        .iter()
+        .enumerate()
+        .step_by(7)
+        .chain(all.iter().enumerate().skip(125))
+    {
+        let manifest = repo.manifest(record).unwrap();
+        assert!(longest_chain(&manifest) <= 10, "checkpoint {n}");
+        let packs: BTreeSet<_> = manifest
+            .deltas
+            .frames()
+            .iter()
+            .map(|d| d.frame.pack)
+            .collect();
+        assert!(
+            packs.len() <= 10 && manifest.tables.len() <= 10,
+            "checkpoint {n}: {} packs",
+            packs.len()
+        );
     }
-    let (second, later) = (&all[1].0.cost, &all[60].0.cost);
-    let pages = |cost: &cryostore_engine::format::snapshot::Cost| {
-        (cost.classes.delta.pages, cost.classes.new.pages)
-    };
+    let (second, later) = (&all[1].0.cost, &all[61].0.cost);
+    let pages = |cost: &Cost| (cost.classes.delta.pages, cost.classes.new.pages);
     assert!(pages(second).0 > 110 && pages(second).1 < 10, "{second:?}");
     assert!(second.bytes_added < 50 << 10, "{second:?}");
     assert!(later.bytes_added < 2 * second.bytes_added, "{later:?}");
+    assert_no_problem(&place);
+}
+
+#[test]
+fn pages_that_are_stored_again_are_the_same_and_free_what_made_them_before() {
+    let place = Place::new();
+    let mut pages = noise(PAGES * 4096, 1);
+    // The imports 1, 2 and 3 change 10 pages each; the fourth, made of what is plain, takes their place.
+    let mut import = |from: usize| {
+        for page in pages[from * 4096..(from + 10) * 4096].chunks_mut(4096) {
+            page[7] ^= 1;
+        }
+        let tar = checkpoint_of("heap", &pages, 4096);
+        (place.import_bytes("in.tar", &tar).unwrap().snapshot, tar)
+    };
+    let all: Vec<_> = [290, 0, 10, 20, 30].map(&mut import).into();
+    let (last, tar) = &all[4];
+    let classes = last.cost.classes;
+    assert_eq!(
+        (classes.delta.pages, classes.new.pages),
+        (10, 0),
+        "{classes:?}"
+    );
+    assert_eq!(classes.same.pages, PAGES as u64 - 10);
+    let manifest = place.open().manifest(last).unwrap();
+    let made: u64 = manifest
+        .deltas
+        .frames()
+        .iter()
+        .map(|d| u64::from(d.frame.chunks))
+        .sum();
+    assert_eq!((manifest.tables.len(), made), (1, 40));
+    assert_eq!(longest_chain(&manifest), 1);
+    let ids: Vec<_> = all[1..4].iter().map(|(record, _)| record.id).collect();
+    let repo = place.open();
+    repo.delete(&ids).unwrap();
+    let report = gc::collect(&repo, &GcOptions::default(), &Silent).unwrap();
+    let packs = report
+        .garbage
+        .iter()
+        .filter(|g| g.name.starts_with("packs/"));
+    assert!(packs.count() >= 3, "{:?}", report.garbage);
+    assert!(place.bytes_of(last) == *tar);
     assert_no_problem(&place);
 }
 

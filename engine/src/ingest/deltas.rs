@@ -16,13 +16,42 @@ use crate::limits;
 use crate::pack::reading::Reading;
 use crate::store::Store;
 
+/// The version of the deltas that an import makes, and up to which version their bases are (`format-spec/spec/delta.md`).
+///
+/// Each import with deltas has the next number. Its deltas are made against what stood there when the import was made whose number, in base 4, has a last digit
+/// that is smaller by one: 33 against 32, 32 against 31, 30 against 20, 100 against what is plain. A page that an import between has changed, and this one has not, is stored
+/// again in the same way. So a checkpoint needs the delta frames of few imports only, 10 at most, and what lies between is needed by no later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Step {
+    version: u8,
+    floor: u8,
+}
+
+impl Step {
+    /// The step after the last one that a manifest knows of.
+    pub(super) fn after(manifest: &Manifest) -> Self {
+        let next = manifest.deltas.latest().saturating_add(1);
+        if next >= limits::DELTA_VERSIONS {
+            // Everything is made of plain pages anew. The numbers go on in their upper half, where all of them come after this one.
+            return Self {
+                version: limits::DELTA_VERSIONS / 2,
+                floor: 0,
+            };
+        }
+        Self {
+            version: next,
+            floor: next - (1 << (next.trailing_zeros() & !1)),
+        }
+    }
+}
+
 /// The page that another one is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PageBase {
     /// Its pack is by number in the base's table.
     pub(super) chunk: BaseChunk,
-    /// How many deltas the page that is made has behind it.
-    pub(super) version: u8,
+    /// The page that is made stood there before: it is stored again.
+    pub(super) again: bool,
 }
 
 /// Version of a chunk, and what it is made of; none of both for a plain one.
@@ -42,22 +71,20 @@ fn made_of(manifest: &Manifest, chunk: BaseChunk) -> Option<(u8, Option<BaseChun
     Some((run.version, base))
 }
 
-/// The base for the next version of a page (skip-deltas: version c is made of c & (c − 1)); none if it is to be stored plainly again.
-pub(super) fn page_base(manifest: &Manifest, stood: BaseChunk) -> Option<PageBase> {
+/// What a page is to be made of that was changed, or is stored again; `stood` is what stood there.
+pub(super) fn page_base(manifest: &Manifest, stood: BaseChunk, step: Step) -> Option<BaseChunk> {
     let (mut version, mut behind) = made_of(manifest, stood)?;
-    let next = version
-        .checked_add(1)
-        .filter(|next| *next <= limits::DELTA_VERSIONS)?;
-    let wanted = next & (next - 1);
     let mut chunk = stood;
-    while version > wanted {
+    while version > step.floor {
         chunk = behind?;
         (version, behind) = made_of(manifest, chunk)?;
     }
-    (version == wanted).then_some(PageBase {
-        chunk,
-        version: next,
-    })
+    Some(chunk)
+}
+
+/// True if a page is to be stored again: later checkpoints are not to need the import that made it.
+pub(super) fn is_between(manifest: &Manifest, stood: BaseChunk, step: Step) -> bool {
+    made_of(manifest, stood).is_some_and(|(version, _)| version > step.floor)
 }
 
 /// Changed pages of one stream, all of one size, and the pages that they may be made of.
@@ -228,18 +255,18 @@ pub(super) fn entry_of(
     frame: FrameRef,
     page_size: u32,
     bases: &[PageBase],
+    step: Step,
     mut map: impl FnMut(FrameRef) -> Option<FrameRef>,
 ) -> Option<DeltaFrame> {
     let mut runs: Vec<BaseRun> = Vec::new();
-    for PageBase { chunk, version } in bases {
+    for PageBase { chunk, .. } in bases {
         let base = map(chunk.frame)?;
         if let Some(BaseRun {
             base: Slice::Frame(last),
-            version: last_version,
+            ..
         }) = runs.last_mut()
             && last.frame == base
             && last.skip + last.take == chunk.number
-            && last_version == version
         {
             last.take += 1;
             last.len += u64::from(page_size);
@@ -252,7 +279,7 @@ pub(super) fn entry_of(
                 take: 1,
                 len: page_size.into(),
             }),
-            version: *version,
+            version: step.version,
         });
     }
     Some(DeltaFrame {
@@ -260,4 +287,75 @@ pub(super) fn entry_of(
         page_size,
         bases: runs,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step_after(latest: u8) -> Step {
+        let frame = FrameRef {
+            pack: 0,
+            offset: 100,
+            stored_len: 100,
+            first_chunk: 0,
+            chunks: 1,
+        };
+        let delta = DeltaFrame {
+            frame,
+            page_size: 4096,
+            bases: vec![BaseRun {
+                base: Slice::Zero { len: 4096 },
+                version: latest,
+            }],
+        };
+        let mut manifest = Manifest::default();
+        manifest.deltas.add(delta, 0).unwrap();
+        Step::after(&manifest)
+    }
+
+    #[test]
+    fn no_import_needs_the_deltas_of_more_than_ten_others() {
+        let first = Step::after(&Manifest::default());
+        assert_eq!((first.version, first.floor), (1, 0));
+        // What the latest checkpoint needs deltas of: by construction, the chain of its own number.
+        let mut needed = vec![first.version];
+        let mut longest = 0;
+        for _ in 0..1000 {
+            let step = step_after(*needed.last().unwrap());
+            needed.retain(|version| *version <= step.floor);
+            assert_eq!(needed.last().copied().unwrap_or(0), step.floor);
+            needed.push(step.version);
+            longest = longest.max(needed.len());
+        }
+        assert_eq!(longest, 10);
+    }
+
+    #[test]
+    fn an_import_leaves_out_those_that_it_takes_the_place_of() {
+        let of = |version: u8| {
+            let step = step_after(version - 1);
+            assert_eq!(step.version, version);
+            step.floor
+        };
+        assert_eq!([1, 2, 3, 4, 5, 6, 7, 8].map(of), [0, 1, 2, 0, 4, 5, 6, 4]);
+        assert_eq!(
+            [16, 17, 20, 21, 32, 63, 64, 65].map(of),
+            [0, 16, 16, 20, 16, 62, 0, 64]
+        );
+        assert_eq!(
+            step_after(127),
+            Step {
+                version: 64,
+                floor: 0
+            }
+        );
+        assert_eq!(
+            step_after(255),
+            Step {
+                version: 64,
+                floor: 0
+            }
+        );
+    }
 }

@@ -14,7 +14,7 @@ use cryostore_format::snapshot::{ClassCount, Classes};
 use cryostore_format::{ChunkHash, ChunkId, Digest, PackId};
 
 use super::base::{Base, BaseChunk, BasePage};
-use super::deltas::{self, PageBase};
+use super::deltas::{self, PageBase, Step};
 use super::frames::{Finished, FrameNumber, FrameSink, Lies, Placed};
 use super::stream::{Addresses, Cut, InFrame, OpenStream, StreamSpec};
 use crate::chunk::cdc::Cutter;
@@ -35,8 +35,12 @@ enum Found {
     Zero,
     Same(FrameRef, u16),
     Elsewhere(FrameRef, u16),
+    /// The same as the base's, and to be stored again.
+    Again(PageBase),
     /// In a frame of this session.
     Session(FrameNumber, u16),
+    /// A chunk of the base, if it can be referred to: to be decided.
+    Base(BaseChunk),
     /// To be looked for.
     Open,
 }
@@ -57,8 +61,10 @@ pub(super) struct Writer<'r> {
     /// True if the index had no pack when this session opened it.
     index_was_empty: Option<bool>,
     sink: FrameSink<'r>,
-    /// What deltas are made against, if they are made.
-    delta_base: Option<Arc<Manifest>>,
+    /// What deltas are made against, if they are made, and their step.
+    delta_base: Option<(Arc<Manifest>, Step)>,
+    /// True once a page was not what stood at its address: before that, nothing is stored again.
+    changed: bool,
     /// Ids of delta frames of the base, by its pack number and offset, where this node did not keep them.
     delta_ids: HashMap<(u32, u32), Vec<ChunkHash>>,
     /// Frames of the base, and whether all that they are made of is there.
@@ -142,7 +148,8 @@ impl<'r> Writer<'r> {
     ) -> Self {
         let delta_base = base
             .filter(|_| deltas)
-            .map(|base| Arc::clone(&base.manifest));
+            .map(|base| (Arc::clone(&base.manifest), Step::after(&base.manifest)));
+        let sink_base = delta_base.as_ref().map(|(base, _)| Arc::clone(base));
         Self {
             repo,
             monitor,
@@ -156,8 +163,9 @@ impl<'r> Writer<'r> {
                 .is_none()
                 .then(|| Index::start_opening(repo.index_dir(), repo.store().clone())),
             index_was_empty: None,
-            sink: FrameSink::new(repo.store(), repo.env(), delta_base.clone()),
+            sink: FrameSink::new(repo.store(), repo.env(), sink_base),
             delta_base,
+            changed: false,
             delta_ids: HashMap::new(),
             chains: HashMap::new(),
             known: HashMap::new(),
@@ -455,23 +463,33 @@ impl<'r> Writer<'r> {
         let mut open = Vec::new();
         let mut stood_at = std::mem::take(&mut self.stood);
         stood_at.clear();
-        for (n, page) in pages.iter().enumerate() {
+        for page in &pages {
             let address = addresses.next();
             let stood = address.and_then(|number| walk.as_mut()?.at(number));
             stood_at.push(match stood {
                 Some(BasePage::Chunk(chunk)) => Some(chunk),
                 _ => None,
             });
-            found.push(match page {
-                Page::Zero => Found::Zero,
-                Page::Hash(hash) => match stood.and_then(|stood| self.same(stood, hash.id())) {
-                    Some((frame, number)) => Found::Same(frame, number),
-                    None => {
-                        open.push(n);
+            found.push(match (page, stood) {
+                (Page::Zero, _) => Found::Zero,
+                (Page::Hash(hash), Some(BasePage::Chunk(chunk))) => {
+                    if self.is_same(chunk, hash.id()) {
+                        Found::Base(chunk)
+                    } else {
+                        self.changed = true;
                         Found::Open
                     }
-                },
+                }
+                (Page::Hash(_), _) => Found::Open,
             });
+        }
+        for (n, found) in found.iter_mut().enumerate() {
+            if let Found::Base(chunk) = *found {
+                *found = self.keep_or_store_again(chunk);
+            }
+            if matches!(found, Found::Open) {
+                open.push(n);
+            }
         }
         let hash = |n: usize| match pages[n] {
             Page::Hash(hash) => hash,
@@ -490,20 +508,31 @@ impl<'r> Writer<'r> {
         self.after_batch(stream)
     }
 
-    /// The base's chunk, if it has this id and its pack is there.
-    fn same(&mut self, stood: BasePage, id: ChunkId) -> Option<(FrameRef, u16)> {
-        let BasePage::Chunk(chunk) = stood else {
-            return None;
+    /// True if a chunk of the base has this id.
+    fn is_same(&mut self, chunk: BaseChunk, id: ChunkId) -> bool {
+        let pack = self.base.map(|base| &base.manifest.packs);
+        let pack = pack.and_then(|packs| packs.get(chunk.frame.pack as usize));
+        let Some(directory) = pack.and_then(|pack| self.directory(*pack)) else {
+            return false;
         };
-        let pack = *self.base?.manifest.packs.get(chunk.frame.pack as usize)?;
-        let directory = self.directory(pack)?;
         let stood = directory
             .id(chunk.frame.first_chunk + u32::from(chunk.number))
-            .or_else(|| self.delta_id(chunk))?;
-        if stood != id {
-            return None;
+            .or_else(|| self.delta_id(chunk));
+        stood == Some(id)
+    }
+
+    /// A page that is the same as the base's chunk: that chunk, if its pack is there; or the page once more, if later checkpoints are not to need that chunk.
+    fn keep_or_store_again(&mut self, chunk: BaseChunk) -> Found {
+        if self.changed
+            && self.is_between(chunk)
+            && let Some(base) = self.page_base(chunk, true)
+        {
+            return Found::Again(base);
         }
-        self.base_frame(chunk)
+        match self.base_frame(chunk) {
+            Some((frame, number)) => Found::Same(frame, number),
+            None => Found::Open,
+        }
     }
 
     /// Id of a page in a delta frame whose ids this node does not have: the frame is put together.
@@ -528,13 +557,33 @@ impl<'r> Writer<'r> {
         hashes.get(usize::from(chunk.number)).map(ChunkHash::id)
     }
 
-    /// What a changed page is to be made of; none if it is to be stored as it is.
-    fn page_base(&mut self, stood: BaseChunk) -> Option<PageBase> {
-        let manifest = Arc::clone(self.delta_base.as_ref()?);
-        let base = deltas::page_base(&manifest, stood)?;
+    /// True if later checkpoints are not to need this chunk of the base.
+    fn is_between(&self, chunk: BaseChunk) -> bool {
+        let base = self.delta_base.as_ref();
+        base.is_some_and(|(manifest, step)| deltas::is_between(manifest, chunk, *step))
+    }
+
+    /// A chunk of the base that stood elsewhere; open if the page can as well be made of what stood at its own place.
+    fn refer_or_store(&mut self, chunk: BaseChunk, stood: Option<BaseChunk>) -> Found {
+        if self.is_between(chunk)
+            && stood.is_some_and(|stood| self.page_base(stood, false).is_some())
+        {
+            return Found::Open;
+        }
+        match self.base_frame(chunk) {
+            Some((frame, number)) => Found::Elsewhere(frame, number),
+            None => Found::Open,
+        }
+    }
+
+    /// What a changed page is to be made of, or one that is stored again; none if it is to be stored as it is.
+    fn page_base(&mut self, stood: BaseChunk, again: bool) -> Option<PageBase> {
+        let (manifest, step) = self.delta_base.as_ref()?;
+        let manifest = Arc::clone(manifest);
+        let chunk = deltas::page_base(&manifest, stood, *step)?;
         // All that it is put together of must be there.
-        self.needed(&manifest, &base.chunk.frame)?;
-        Some(base)
+        self.needed(&manifest, &chunk.frame)?;
+        Some(PageBase { chunk, again })
     }
 
     /// Numbers of the packs that a frame of the base and its bases are in; none if one of them is not there.
@@ -586,7 +635,8 @@ impl<'r> Writer<'r> {
         }
         for delta in self.sink.placed_deltas() {
             let lost = || Error::new(Kind::Internal, "a base was lost");
-            let manifest = Arc::clone(self.delta_base.as_ref().ok_or_else(lost)?);
+            let (manifest, step) = self.delta_base.as_ref().ok_or_else(lost)?;
+            let (manifest, step) = (Arc::clone(manifest), *step);
             for base in &delta.bases {
                 let frame = &base.chunk.frame;
                 self.take_over(&manifest, frame).ok_or_else(lost)?;
@@ -599,12 +649,11 @@ impl<'r> Writer<'r> {
             let pack = self.packs.number(delta.placed.pack, || {});
             let frame = frame_ref(pack, &delta.placed.entry);
             let map = |frame| self.base_frame_ref(frame);
-            let entry = deltas::entry_of(frame, delta.page_size, &delta.bases, map);
+            let entry = deltas::entry_of(frame, delta.page_size, &delta.bases, step, map);
             self.untabled.push(entry.ok_or_else(lost)?);
-            let (pages, bytes) = (
-                u64::from(frame.chunks),
-                u64::from(frame.chunks) * u64::from(delta.page_size),
-            );
+            // Those that are stored again are the same as in the base.
+            let pages = delta.bases.iter().filter(|base| !base.again).count() as u64;
+            let bytes = pages * u64::from(delta.page_size);
             count(&mut self.classes.delta, pages, bytes);
             self.classes.new.pages = self.classes.new.pages.saturating_sub(pages);
             self.classes.new.bytes = self.classes.new.bytes.saturating_sub(bytes);
@@ -777,7 +826,7 @@ impl<'r> Writer<'r> {
     }
 
     /// A page in a delta frame of the base, wherever it stood: the index does not have these.
-    fn base_delta(&mut self, id: ChunkId) -> Option<(FrameRef, u16)> {
+    fn base_delta(&mut self, id: ChunkId) -> Option<BaseChunk> {
         let base = self.base?;
         let pages = match self.base_deltas.take() {
             Some(pages) => pages,
@@ -785,7 +834,7 @@ impl<'r> Writer<'r> {
         };
         let found = pages.get(&id).copied();
         self.base_deltas = Some(pages);
-        self.base_frame(found?)
+        found
     }
 
     // ---- both
@@ -804,7 +853,7 @@ impl<'r> Writer<'r> {
         if has_deltas {
             for n in wanted {
                 match self.base_delta(hash(*n).id()) {
-                    Some((frame, number)) => found[*n] = Found::Elsewhere(frame, number),
+                    Some(chunk) => found[*n] = Found::Base(chunk),
                     None => open.push(*n),
                 }
             }
@@ -923,6 +972,10 @@ impl<'r> Writer<'r> {
     ) -> Result<()> {
         let len = chunk.len() as u64;
         let found = match found {
+            Found::Base(chunk) => self.refer_or_store(chunk, stood),
+            found => found,
+        };
+        let found = match found {
             // It may have come again since it was looked for.
             Found::Open => self
                 .known
@@ -949,21 +1002,41 @@ impl<'r> Writer<'r> {
                 count(&mut self.classes.elsewhere, pages, len);
                 stream.in_frame(&hash, frame, number, len);
             }
-            Found::Open => {
-                count(&mut self.classes.new, pages, len);
-                if self.writing != Some(stream.number) {
-                    // Frames never hold chunks of two streams.
-                    self.sink.close();
-                    self.writing = Some(stream.number);
+            Found::Again(base) => {
+                count(&mut self.classes.same, pages, len);
+                match self.known.get(&hash.id()).copied() {
+                    Some((frame, number)) => stream.in_frame(&hash, frame, number, len),
+                    None => self.store(stream, hash, chunk, Some(base))?,
                 }
-                let (frame, number) = match stood.and_then(|stood| self.page_base(stood)) {
-                    Some(base) => self.sink.push_changed(hash, chunk, base)?,
-                    None => self.sink.push(hash, chunk)?,
-                };
-                self.known.insert(hash.id(), (frame, number));
-                stream.in_frame(&hash, frame, number, len);
+            }
+            Found::Base(_) | Found::Open => {
+                count(&mut self.classes.new, pages, len);
+                let base = stood.and_then(|stood| self.page_base(stood, false));
+                self.store(stream, hash, chunk, base)?;
             }
         }
+        Ok(())
+    }
+
+    /// Gives a chunk to the sink.
+    fn store(
+        &mut self,
+        stream: &mut OpenStream<'r>,
+        hash: ChunkHash,
+        chunk: &[u8],
+        base: Option<PageBase>,
+    ) -> Result<()> {
+        if self.writing != Some(stream.number) {
+            // Frames never hold chunks of two streams.
+            self.sink.close();
+            self.writing = Some(stream.number);
+        }
+        let (frame, number) = match base {
+            Some(base) => self.sink.push_changed(hash, chunk, base)?,
+            None => self.sink.push(hash, chunk)?,
+        };
+        self.known.insert(hash.id(), (frame, number));
+        stream.in_frame(&hash, frame, number, chunk.len() as u64);
         Ok(())
     }
 

@@ -3,5 +3,6 @@
 //! Always: the same bytes give the same chunks, however they arrive. Never: looks at what a chunk means.
 
 pub mod cdc;
+pub mod ids;
 pub mod lanes;
 pub mod page;

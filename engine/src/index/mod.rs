@@ -36,11 +36,15 @@ pub struct Index {
 
 /// An index that is being opened beside other work. Dropped, it is waited for: nothing of it goes on behind its user's back.
 #[derive(Debug)]
-pub struct Opening(Option<std::thread::JoinHandle<(Index, Vec<String>)>>);
+pub struct Opening {
+    thread: Option<std::thread::JoinHandle<(Index, Vec<String>)>>,
+    /// True as soon as it is known that there is nothing to find, false once it is known that there may be.
+    has_nothing: std::sync::mpsc::Receiver<bool>,
+}
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        if let Some(thread) = self.0.take() {
+        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
@@ -60,10 +64,16 @@ impl Monitor for Later {
 }
 
 impl Opening {
+    /// True if neither the node nor the store has an index to begin with; known before RocksDB is there.
+    #[must_use]
+    pub fn has_nothing(&self) -> bool {
+        self.has_nothing.recv().unwrap_or(false)
+    }
+
     /// Waits until it is open.
     #[must_use]
     pub fn wait(mut self, monitor: &dyn Monitor) -> Index {
-        let joined = self.0.take().map(std::thread::JoinHandle::join);
+        let joined = self.thread.take().map(std::thread::JoinHandle::join);
         let (index, warnings) = joined.and_then(std::thread::Result::ok).unwrap_or_default();
         warnings.iter().for_each(|warning| monitor.warning(warning));
         index
@@ -74,11 +84,19 @@ impl Index {
     /// Begins to open the copy in `dir` on a thread of its own; a new RocksDB takes some 40 ms.
     #[must_use]
     pub fn start_opening(dir: Option<PathBuf>, store: Store) -> Opening {
-        Opening(Some(std::thread::spawn(move || {
+        let (known, has_nothing) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let here = dir.as_ref().is_some_and(|dir| dir.join("db").exists());
+            let stored = || segments::list(&store).is_ok_and(|found| found.is_empty());
+            let _ = known.send(!here && stored());
             let later = Later::default();
             let index = Self::open(dir.as_deref(), &store, &later);
             (index, later.0.into_inner().unwrap_or_default())
-        })))
+        });
+        Opening {
+            thread: Some(thread),
+            has_nothing,
+        }
     }
 
     /// Opens the copy in `dir` and takes in the stored segments that it does not know yet.

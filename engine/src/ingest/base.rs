@@ -3,13 +3,13 @@
 //! Always: walks forward only, so that the memory it takes does not grow with the base; what it cannot find is looked for elsewhere.
 //! A pack of the base that is missing or damaged is never referred to. Never: asks the index.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use cryostore_format::manifest::{Body, Manifest, MapOf, PageMap, RunPlace};
 use cryostore_format::recipe::{FrameRef, Slice, Slices};
-use cryostore_format::{ChunkId, PackId, SnapshotId};
+use cryostore_format::{PackId, SnapshotId};
 
+use crate::chunk::ids::IdMap;
 use crate::limits;
 use crate::pack::directories::PackDirectory;
 
@@ -63,8 +63,8 @@ impl Base {
     pub(super) fn delta_pages(
         &self,
         mut directory: impl FnMut(PackId) -> Option<Arc<PackDirectory>>,
-    ) -> HashMap<ChunkId, BaseChunk> {
-        let mut out = HashMap::new();
+    ) -> IdMap<BaseChunk> {
+        let mut out = IdMap::default();
         // The newest stand last.
         for delta in self.manifest.deltas.frames().iter().rev() {
             let frame = delta.frame;
@@ -88,8 +88,8 @@ impl Base {
     pub(super) fn pieces(
         &self,
         mut directory: impl FnMut(PackId) -> Option<Arc<PackDirectory>>,
-    ) -> HashMap<ChunkId, BaseChunk> {
-        let mut out = HashMap::new();
+    ) -> IdMap<BaseChunk> {
+        let mut out = IdMap::default();
         for (n, stream) in (0..).zip(&self.manifest.streams) {
             if stream.page_size != 0 || !matches!(stream.body, Body::Recipe(_)) {
                 continue;

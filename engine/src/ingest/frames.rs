@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::index::{Index, segments};
 use crate::limits;
 use crate::pack::writer::PackWriter;
-use crate::pack::{directories::Directories, object_name};
+use crate::pack::{Buffers, directories::Directories, object_name};
 use crate::store::{Store, Uploads};
 
 /// Number of a frame of this session.
@@ -97,6 +97,7 @@ pub(super) struct FrameSink<'r> {
     lies: Vec<Option<Lies>>,
     deltas: Vec<PlacedDelta>,
     warnings: Vec<String>,
+    buffers: Buffers,
     pack: Option<PackWriter>,
     /// Deltas have packs of their own: all chunks of other packs have ids.
     delta_pack: Option<PackWriter>,
@@ -124,6 +125,7 @@ impl<'r> FrameSink<'r> {
             lies: Vec::new(),
             deltas: Vec::new(),
             warnings: Vec::new(),
+            buffers: Buffers::default(),
             pack: None,
             delta_pack: None,
             unlisted: Vec::new(),
@@ -227,23 +229,23 @@ impl<'r> FrameSink<'r> {
     }
 
     /// Adds to packs what has been sealed by now. Waits only when more than [`limits::SEALING`] bytes are at work.
-    pub(super) fn advance(&mut self, index: &Index, directories: &Directories) -> Result<()> {
-        self.add_sealed(limits::SEALING, index, directories)
+    pub(super) fn advance(&mut self, directories: &Directories) -> Result<()> {
+        self.add_sealed(limits::SEALING, directories)
     }
 
     /// Adds all closed frames to packs.
-    pub(super) fn settle(&mut self, index: &Index, directories: &Directories) -> Result<()> {
-        self.add_sealed(0, index, directories)
+    pub(super) fn settle(&mut self, directories: &Directories) -> Result<()> {
+        self.add_sealed(0, directories)
     }
 
     /// Adds sealed frames to packs, in order, until no more than `left` bytes are still at work.
-    fn add_sealed(&mut self, left: usize, index: &Index, directories: &Directories) -> Result<()> {
+    fn add_sealed(&mut self, left: usize, directories: &Directories) -> Result<()> {
         loop {
             while let Some(sealed) = self.sealing.front_mut().and_then(|s| s.sealed.take()) {
                 let number = self.sealing.pop_front().ok_or_else(lost)?.number;
                 let lies = match sealed? {
-                    Sealed::Plain(frame) => Lies::Together(self.add(&frame, index, directories)?),
-                    Sealed::Batch(batch) => self.add_batch(batch, index, directories)?,
+                    Sealed::Plain(frame) => Lies::Together(self.add(&frame, directories)?),
+                    Sealed::Batch(batch) => self.add_batch(batch, directories)?,
                 };
                 *self.lies.get_mut(number as usize).ok_or_else(lost)? = Some(lies);
             }
@@ -260,16 +262,11 @@ impl<'r> FrameSink<'r> {
         }
     }
 
-    fn add_batch(
-        &mut self,
-        batch: SealedBatch,
-        index: &Index,
-        directories: &Directories,
-    ) -> Result<Lies> {
+    fn add_batch(&mut self, batch: SealedBatch, directories: &Directories) -> Result<Lies> {
         self.warnings.extend(batch.warning);
         let mut frames = Vec::with_capacity(batch.frames.len());
         for (frame, bases) in batch.frames {
-            let placed = self.add(&frame, index, directories)?;
+            let placed = self.add(&frame, directories)?;
             if frame.header.kind.is_delta() {
                 self.deltas.push(PlacedDelta {
                     placed,
@@ -283,12 +280,7 @@ impl<'r> FrameSink<'r> {
     }
 
     /// Adds a frame to the pack of its kind.
-    pub(super) fn add(
-        &mut self,
-        frame: &SealedFrame,
-        index: &Index,
-        directories: &Directories,
-    ) -> Result<Placed> {
+    pub(super) fn add(&mut self, frame: &SealedFrame, directories: &Directories) -> Result<Placed> {
         let env = self.env;
         let delta = frame.header.kind != FrameKind::Plain;
         let pack = if delta {
@@ -296,13 +288,19 @@ impl<'r> FrameSink<'r> {
         } else {
             &mut self.pack
         };
-        let pack = pack.get_or_insert_with(|| PackWriter::new(PackId::from_bytes(random_id(env))));
+        let pack = match pack {
+            Some(pack) => pack,
+            None => {
+                let id = PackId::from_bytes(random_id(env));
+                pack.insert(PackWriter::new(id, &self.buffers)?)
+            }
+        };
         let placed = Placed {
             entry: pack.push(frame)?,
             pack: pack.id(),
         };
         if pack.is_full() {
-            self.end_pack(delta, index, directories)?;
+            self.end_pack(delta, directories)?;
         }
         Ok(placed)
     }
@@ -322,7 +320,7 @@ impl<'r> FrameSink<'r> {
         std::mem::take(&mut self.ended).into_iter()
     }
 
-    fn end_pack(&mut self, delta: bool, index: &Index, directories: &Directories) -> Result<()> {
+    fn end_pack(&mut self, delta: bool, directories: &Directories) -> Result<()> {
         let pack = if delta {
             &mut self.delta_pack
         } else {
@@ -348,20 +346,16 @@ impl<'r> FrameSink<'r> {
             pack_len,
             ids: sealed.ids,
         });
-        if self
-            .unlisted
-            .iter()
-            .map(|pack| pack.ids.len())
-            .sum::<usize>()
-            >= limits::SEGMENT_IDS
-        {
-            self.put_segment(index)?;
-        }
         Ok(())
     }
 
+    /// Ids of packs that are in no segment yet.
+    pub(super) fn unlisted_ids(&self) -> usize {
+        self.unlisted.iter().map(|pack| pack.ids.len()).sum()
+    }
+
     /// Puts the ids of the packs that are in no segment yet, and has the local index take them in, beside the work.
-    fn put_segment(&mut self, index: &Index) -> Result<()> {
+    pub(super) fn put_segment(&mut self, index: &Index) -> Result<()> {
         if self.unlisted.is_empty() {
             return Ok(());
         }
@@ -396,13 +390,12 @@ impl<'r> FrameSink<'r> {
         self.uploads.put(name, bytes)
     }
 
-    /// Ends frames, packs and segments; they may still be on their way.
-    pub(super) fn end_frames(&mut self, index: &Index, directories: &Directories) -> Result<()> {
+    /// Ends frames and packs; they may still be on their way.
+    pub(super) fn end_frames(&mut self, directories: &Directories) -> Result<()> {
         self.close();
-        self.settle(index, directories)?;
-        self.end_pack(false, index, directories)?;
-        self.end_pack(true, index, directories)?;
-        self.put_segment(index)
+        self.settle(directories)?;
+        self.end_pack(false, directories)?;
+        self.end_pack(true, directories)
     }
 
     /// Waits until all that was put is durable.

@@ -18,6 +18,7 @@ use super::deltas::{self, PageBase, Step};
 use super::frames::{Finished, FrameNumber, FrameSink, Lies, Placed};
 use super::stream::{Addresses, Cut, InFrame, OpenStream, StreamSpec};
 use crate::chunk::cdc::Cutter;
+use crate::chunk::ids::IdMap;
 use crate::chunk::page::{self, Page};
 use crate::codec::frame::seal_table;
 use crate::error::{Error, Kind, Result};
@@ -50,8 +51,8 @@ pub(super) struct Writer<'r> {
     repo: &'r Repository,
     monitor: &'r dyn Monitor,
     base: Option<&'r Base>,
-    base_pieces: Option<HashMap<ChunkId, BaseChunk>>,
-    base_deltas: Option<HashMap<ChunkId, BaseChunk>>,
+    base_pieces: Option<IdMap<BaseChunk>>,
+    base_deltas: Option<IdMap<BaseChunk>>,
     /// The base's packs in this manifest's table; none once a pack was found missing.
     base_packs: Vec<Option<Option<u32>>>,
     directories: Directories,
@@ -70,7 +71,7 @@ pub(super) struct Writer<'r> {
     /// Frames of the base, and whether all that they are made of is there.
     chains: HashMap<(u32, u32), bool>,
     /// Chunks of this session that the index does not have yet.
-    known: HashMap<ChunkId, (FrameNumber, u16)>,
+    known: IdMap<(FrameNumber, u16)>,
     packs: PackTable,
     /// Packs that were looked for.
     exists: HashMap<PackId, bool>,
@@ -168,7 +169,7 @@ impl<'r> Writer<'r> {
             changed: false,
             delta_ids: HashMap::new(),
             chains: HashMap::new(),
-            known: HashMap::new(),
+            known: IdMap::default(),
             packs: PackTable::default(),
             exists: HashMap::new(),
             gone: HashSet::new(),
@@ -372,8 +373,12 @@ impl<'r> Writer<'r> {
     pub(super) fn finish(mut self) -> Result<(Written, Uploading<'r>)> {
         self.note_deltas()?;
         self.put_table()?;
-        let index = self.take_index();
-        self.sink.end_frames(&index, &self.directories)?;
+        self.sink.end_frames(&self.directories)?;
+        if self.sink.unlisted_ids() > 0 {
+            let index = self.index().clone();
+            self.sink.put_segment(&index)?;
+        }
+        let index = self.index.take().unwrap_or_default();
         let streams: Option<Vec<Stream>> = self.streams.into_iter().collect();
         let streams =
             streams.ok_or_else(|| Error::new(Kind::Internal, "a stream was never closed"))?;
@@ -390,10 +395,6 @@ impl<'r> Writer<'r> {
                 index,
             },
         ))
-    }
-
-    fn take_index(&mut self) -> Index {
-        self.index.take().unwrap_or_default()
     }
 
     // ---- pages
@@ -693,8 +694,7 @@ impl<'r> Writer<'r> {
         let packs = packs.collect();
         let table = DeltaTable { packs, frames }.encode();
         let sealed = seal_table(self.repo.key(), &table)?;
-        let index = self.index().clone();
-        let placed = self.sink.add(&sealed, &index, &self.directories)?;
+        let placed = self.sink.add(&sealed, &self.directories)?;
         let pack = self.packs.number(placed.pack, || {});
         let frame = frame_ref(pack, &placed.entry);
         self.tables.push((frame, sealed.header.plain_len));
@@ -880,7 +880,10 @@ impl<'r> Writer<'r> {
     fn index_is_of_no_use(&mut self) -> bool {
         let was_empty = match self.index_was_empty {
             Some(was_empty) => was_empty,
-            None => self.index().is_empty(),
+            None => {
+                let has_nothing = self.opening.as_ref().is_some_and(Opening::has_nothing);
+                has_nothing || self.index().is_empty()
+            }
         };
         self.index_was_empty = Some(was_empty);
         was_empty
@@ -1062,11 +1065,14 @@ impl<'r> Writer<'r> {
         if self.sink.is_idle() {
             return Ok(());
         }
-        let index = self.index().clone();
         if all {
-            self.sink.settle(&index, &self.directories)?;
+            self.sink.settle(&self.directories)?;
         } else {
-            self.sink.advance(&index, &self.directories)?;
+            self.sink.advance(&self.directories)?;
+        }
+        if self.sink.unlisted_ids() >= limits::SEGMENT_IDS {
+            let index = self.index().clone();
+            self.sink.put_segment(&index)?;
         }
         // What this session puts is there when it commits, even if it is still on its way now.
         self.exists

@@ -2,10 +2,13 @@
 //!
 //! Always: a pack is one object under a random name, put once; a directory is believed only after its digest was checked. Never: changes a pack.
 
+mod buffer;
 pub mod directories;
 mod map;
 pub mod reading;
 pub mod writer;
+
+pub use buffer::Buffers;
 
 use cryostore_format::PackId;
 

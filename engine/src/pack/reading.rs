@@ -408,6 +408,7 @@ mod tests {
 
     use super::*;
     use crate::codec::frame::{OpenFrame, SealedFrame, seal_patch, seal_xor};
+    use crate::pack::Buffers;
     use crate::pack::writer::PackWriter;
 
     const PAGE: usize = 4096;
@@ -427,7 +428,7 @@ mod tests {
         }
         let put = |pack: u32, frame: &SealedFrame| {
             let id = ids[pack as usize];
-            let mut pack_of_one = PackWriter::new(id);
+            let mut pack_of_one = PackWriter::new(id, &Buffers::default()).unwrap();
             let entry = pack_of_one.push(frame).unwrap();
             let sealed = pack_of_one.finish().unwrap();
             store.create(&object_name(id), sealed.bytes).unwrap();

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use cryostore_format::pack::{Directory, FrameEntry, FrameKind, encode_pack_header};
 use cryostore_format::{ChunkHash, ChunkId, PackId};
 
+use super::buffer::{Buffer, Buffers};
 use crate::codec::frame::SealedFrame;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
@@ -14,7 +15,7 @@ use crate::limits;
 #[derive(Debug)]
 pub struct PackWriter {
     id: PackId,
-    bytes: Vec<u8>,
+    bytes: Buffer,
     directory: Directory,
     /// Of chunks that the directory has no ids of.
     other_ids: Vec<ChunkId>,
@@ -35,16 +36,15 @@ pub struct SealedPack {
 
 impl PackWriter {
     /// An empty pack with this name.
-    #[must_use]
-    pub fn new(id: PackId) -> Self {
-        let mut bytes = Vec::with_capacity(limits::PACK_LEN + limits::PACK_LEN / 16);
-        bytes.extend_from_slice(&encode_pack_header(id));
-        Self {
+    pub fn new(id: PackId, buffers: &Buffers) -> Result<Self> {
+        let mut bytes = buffers.get();
+        bytes.push(&encode_pack_header(id))?;
+        Ok(Self {
             id,
             bytes,
             directory: Directory::default(),
             other_ids: Vec::new(),
-        }
+        })
     }
 
     /// Its name.
@@ -66,7 +66,7 @@ impl PackWriter {
         self.directory
             .push(&frame.header, listed)
             .map_err(internal)?;
-        self.bytes.extend_from_slice(&frame.bytes);
+        self.bytes.push(&frame.bytes)?;
         self.directory
             .frames
             .last()
@@ -87,8 +87,8 @@ impl PackWriter {
             .encode(self.id)
             .map_err(|e| Error::new(Kind::Internal, "ending a pack").because(e))?;
         let frames_end = self.bytes.len();
-        self.bytes.extend_from_slice(&tail);
-        let bytes = Bytes::from(self.bytes);
+        self.bytes.push(&tail)?;
+        let bytes = self.bytes.freeze();
         Ok(SealedPack {
             id: self.id,
             tail: bytes.slice(frames_end..),

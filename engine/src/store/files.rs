@@ -101,14 +101,24 @@ fn begin(path: &Path) -> Result<(PathBuf, Option<File>)> {
 }
 
 fn write_direct(mut file: &File, bytes: &[u8]) -> Result<()> {
-    let mut block = MmapMut::map_anon(BLOCK.min(bytes.len().next_multiple_of(SECTOR)))?;
-    for part in bytes.chunks(BLOCK) {
-        block[..part.len()].copy_from_slice(part);
-        let padded = part.len().next_multiple_of(SECTOR);
-        block[part.len()..padded].fill(0);
-        file.write_all(&block[..padded])?;
+    // The kernel takes whole sectors from an aligned place: what is neither goes through a block that is.
+    let as_it_is = if bytes.as_ptr().align_offset(SECTOR) == 0 {
+        bytes.len() - bytes.len() % SECTOR
+    } else {
+        0
+    };
+    let (aligned, rest) = bytes.split_at(as_it_is);
+    file.write_all(aligned)?;
+    if !rest.is_empty() {
+        let mut block = MmapMut::map_anon(BLOCK.min(rest.len().next_multiple_of(SECTOR)))?;
+        for part in rest.chunks(BLOCK) {
+            block[..part.len()].copy_from_slice(part);
+            let padded = part.len().next_multiple_of(SECTOR);
+            block[part.len()..padded].fill(0);
+            file.write_all(&block[..padded])?;
+        }
+        file.set_len(bytes.len() as u64)?;
     }
-    file.set_len(bytes.len() as u64)?;
     file.sync_all()
 }
 
@@ -138,6 +148,10 @@ mod tests {
             let bytes: Vec<u8> = (0..len).map(|n| (n * 7 + n / 4096) as u8).collect();
             let name = format!("packs/aa/{len}");
             put(dir.path(), &name, &bytes).unwrap();
+            let mut aligned = MmapMut::map_anon(len.max(1)).unwrap();
+            aligned[..len].copy_from_slice(&bytes);
+            put(dir.path(), &format!("packs/bb/{len}"), &aligned[..len]).unwrap();
+            assert!(std::fs::read(dir.path().join(format!("packs/bb/{len}"))).unwrap() == bytes);
             assert!(
                 std::fs::read(dir.path().join(&name)).unwrap() == bytes,
                 "{len}"

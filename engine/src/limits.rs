@@ -27,6 +27,11 @@ pub const TABLES_AT_ONCE: usize = 16;
 pub const DELTA_IDS: usize = 512;
 /// 16 MiB: a pack is one request to an object store; larger ones gain nothing there and cost memory.
 pub const PACK_LEN: usize = 16 << 20;
+/// A snapshot that needs less than 1 MiB of a pack, and more such packs than 32, has what it needs of them stored again by the next import. Each import leaves
+/// a pack with the few chunks that were new in it: so a checkpoint needs a pack for each 16 MiB, 32 small ones, and those of its deltas.
+pub const SMALL_PACKS: usize = 32;
+/// See [`SMALL_PACKS`].
+pub const SMALL_PACK: u64 = 1 << 20;
 /// Packs in flight to the store, besides the one being filled: 32 MiB.
 pub const UPLOADS: usize = 2;
 

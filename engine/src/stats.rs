@@ -1,6 +1,6 @@
 //! Owns the sums: what is stored for what. Never: reads packs; lengths from the list are enough.
 
-use cryostore_format::snapshot::SnapshotRecord;
+use cryostore_format::snapshot::{Classes, SnapshotRecord};
 
 use crate::error::Result;
 use crate::monitor::{Monitor, keep_going};
@@ -12,6 +12,8 @@ use crate::repo::Repository;
 pub struct Stats {
     /// Newest first.
     pub snapshots: Vec<SnapshotStats>,
+    /// What imports found, all together.
+    pub classes: Classes,
     /// Bytes of all archives.
     pub logical_bytes: u64,
     /// Bytes of all objects.
@@ -50,6 +52,19 @@ pub fn stats(repo: &Repository, monitor: &dyn Monitor) -> Result<Stats> {
             .sum(),
         ..Stats::default()
     };
+    for record in &list.snapshots {
+        let (all, one) = (&mut out.classes, &record.cost.classes);
+        for (all, one) in [
+            (&mut all.zero, one.zero),
+            (&mut all.same, one.same),
+            (&mut all.elsewhere, one.elsewhere),
+            (&mut all.new, one.new),
+            (&mut all.delta, one.delta),
+        ] {
+            all.pages = all.pages.saturating_add(one.pages);
+            all.bytes = all.bytes.saturating_add(one.bytes);
+        }
+    }
     out.snapshots = list
         .snapshots
         .into_iter()

@@ -95,6 +95,29 @@ pub struct RepositoryRecord {
     pub chunking: Chunking,
     /// Key of the ids, 64 hexadecimal digits. Wrapped elsewhere once a repository is encrypted.
     pub id_key: String,
+    /// What imports do if they are not told otherwise.
+    #[serde(default, skip_serializing_if = "Defaults::are_usual")]
+    pub defaults: Defaults,
+}
+
+/// What imports into a repository do if they are not told otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Defaults {
+    /// Changed pages are stored as what differs from the base.
+    pub deltas: bool,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { deltas: true }
+    }
+}
+
+impl Defaults {
+    fn are_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl RepositoryRecord {
@@ -109,6 +132,7 @@ impl RepositoryRecord {
             features: Features::default(),
             chunking: Chunking::default(),
             id_key: id_key.to_hex(),
+            defaults: Defaults::default(),
         }
     }
 
@@ -140,6 +164,7 @@ impl RepositoryRecord {
             features,
             chunking,
             id_key,
+            defaults: _,
         } = self;
         serde_json::to_vec(&(format, version, id, created, features, chunking, id_key))
             .map(|bytes| Digest::of(&bytes))

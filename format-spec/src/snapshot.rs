@@ -146,6 +146,9 @@ pub struct Cost {
     pub packs_added: u64,
     /// Milliseconds from start to commit.
     pub elapsed_ms: u64,
+    /// Packs that the snapshot needs, of this import and of others; none in records from before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packs_needed: Option<u64>,
 }
 
 /// Why the checkpoint was taken.

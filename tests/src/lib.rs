@@ -16,6 +16,7 @@ pub mod stores;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cryostore_engine::format::repository::Defaults;
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::{
     Error, ImportOptions, Imported, Monitor, Output, Repository, Silent, Source, Store, SystemEnv,
@@ -39,11 +40,17 @@ impl Place {
     /// A new repository.
     #[must_use]
     pub fn new() -> Self {
+        Self::with(Defaults::default())
+    }
+
+    /// A new repository with defaults of its own.
+    #[must_use]
+    pub fn with(defaults: Defaults) -> Self {
         let place = Self {
             dir: tempfile::tempdir().unwrap(),
         };
         let store = Store::open(place.store_dir().to_str().unwrap(), true).unwrap();
-        Repository::init(&store, &SystemEnv::new()).unwrap();
+        Repository::init_with(&store, &SystemEnv::new(), defaults).unwrap();
         place
     }
 

@@ -14,6 +14,7 @@ use cryostore_engine::check::{self, CheckOptions};
 use cryostore_engine::format::PackId;
 use cryostore_engine::format::manifest::Manifest;
 use cryostore_engine::format::recipe::{FrameRef, Slice};
+use cryostore_engine::format::repository::Defaults;
 use cryostore_engine::format::snapshot::{Cost, SnapshotRecord};
 use cryostore_engine::gc::{self, GcOptions};
 use cryostore_engine::{CheckpointReader, ImportOptions, Silent, Source, import};
@@ -101,6 +102,11 @@ fn assert_no_problem(place: &Place) {
     assert_eq!(report.problems, []);
 }
 
+fn needed_packs(all: &[(SnapshotRecord, Vec<u8>)]) -> Vec<u64> {
+    let needed = all.iter().map(|(record, _)| record.cost.packs_needed);
+    needed.map(Option::unwrap_or_default).collect()
+}
+
 #[test]
 fn a_long_series_comes_back_in_any_order_and_stays_small() {
     let place = Place::new();
@@ -130,6 +136,12 @@ fn a_long_series_comes_back_in_any_order_and_stays_small() {
             packs.len()
         );
     }
+    // Each import leaves a small pack; when there are too many, what is needed of them is stored again, together.
+    let needed = needed_packs(&all);
+    assert!(
+        needed.iter().all(|packs| (1..=60).contains(packs)),
+        "{needed:?}"
+    );
     let (second, later) = (&all[1].0.cost, &all[61].0.cost);
     let pages = |cost: &Cost| (cost.classes.delta.pages, cost.classes.new.pages);
     assert!(pages(second).0 > 110 && pages(second).1 < 10, "{second:?}");
@@ -234,7 +246,7 @@ fn without_deltas_a_changed_page_is_stored_whole() {
     place.import_bytes("in.tar", &heap.next()).unwrap();
     let tar = heap.next();
     let options = ImportOptions {
-        no_delta: true,
+        deltas: Some(false),
         ..ImportOptions::default()
     };
     let source = Source::Stream(Box::new(std::io::Cursor::new(tar.clone())));
@@ -283,6 +295,26 @@ fn a_base_that_is_gone_costs_space_and_not_the_import() {
     assert!(place.bytes_of(&third) == tar);
     let manifest = place.open().manifest(&third).unwrap();
     assert!(!manifest.packs.contains(&pack));
+}
+
+#[test]
+fn a_repository_says_whether_its_imports_make_deltas_and_an_import_may_say_otherwise() {
+    let place = Place::with(Defaults { deltas: false });
+    let mut heap = Heap::new();
+    place.import_bytes("in.tar", &heap.next()).unwrap();
+    for (wanted, made) in [(None, false), (Some(true), true), (Some(false), false)] {
+        let options = ImportOptions {
+            deltas: wanted,
+            ..ImportOptions::default()
+        };
+        let tar = heap.next();
+        let source = Source::Stream(Box::new(std::io::Cursor::new(tar.clone())));
+        let record = import(&place.open(), source, &options, &Silent)
+            .unwrap()
+            .snapshot;
+        assert_eq!(record.cost.classes.delta.pages > 0, made, "{wanted:?}");
+        assert!(place.bytes_of(&record) == tar);
+    }
 }
 
 /// Tables hold 128 frames of 128 pages. One whose later half is needed no more names bases in a table that nothing needs any more.

@@ -71,8 +71,11 @@ pub(crate) struct ImportArgs {
     /// The snapshot to compare with, or `none` [default: the newest of the same container]
     #[arg(long, value_name = "ID|none")]
     base: Option<String>,
-    /// Store changed pages whole, not as what differs from the page that stood at their address
-    #[arg(long)]
+    /// Store changed pages as what differs from the page that stood at their address [default: as the repository says]
+    #[arg(long, overrides_with = "no_delta")]
+    delta: bool,
+    /// Store changed pages whole
+    #[arg(long, overrides_with = "delta")]
     no_delta: bool,
     /// The snapshot that holds the pages which CRIU left in its parent directory
     #[arg(long, value_name = "ID")]
@@ -208,7 +211,7 @@ pub(crate) fn run(args: ImportArgs, context: &Context) -> Result<(), Failure> {
             Some("none") => BaseChoice::None,
             Some(id) => BaseChoice::Snapshot(id.to_owned()),
         },
-        no_delta: args.no_delta,
+        deltas: (args.delta || args.no_delta).then_some(args.delta),
         criu_parent: args.criu_parent,
         ..ImportOptions::default()
     };

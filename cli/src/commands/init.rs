@@ -4,6 +4,7 @@ use std::fmt;
 
 use clap::Args;
 use cryostore_engine::format::RepositoryId;
+use cryostore_engine::format::repository::Defaults;
 use cryostore_engine::{Error, Kind, Repository, Store};
 use serde::Serialize;
 
@@ -17,7 +18,11 @@ use crate::exit::Failure;
 #[command(after_help = "Examples:
   cryostore init --storage /srv/checkpoints
   CRYOSTORE_STORAGE=/srv/checkpoints cryostore init")]
-pub(crate) struct InitArgs {}
+pub(crate) struct InitArgs {
+    /// Imports store changed pages whole unless they are told otherwise by `--delta`
+    #[arg(long)]
+    no_delta: bool,
+}
 
 #[derive(Serialize)]
 struct Report {
@@ -31,10 +36,16 @@ impl fmt::Display for Report {
     }
 }
 
-pub(crate) fn run(_: &InitArgs, context: &Context) -> Result<(), Failure> {
+pub(crate) fn run(args: &InitArgs, context: &Context) -> Result<(), Failure> {
     let store = context.new_store()?;
     refuse_foreign(&store)?;
-    let repository = Repository::init(&store, &*context.env)?;
+    let repository = Repository::init_with(
+        &store,
+        &*context.env,
+        Defaults {
+            deltas: !args.no_delta,
+        },
+    )?;
     context.output.show(&Report {
         repository,
         storage: store.name().to_owned(),

@@ -9,6 +9,7 @@ use cryostore_engine::{Stats, stats};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::import::class_table;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::Output;
@@ -28,6 +29,8 @@ struct Report {
     /// Logical by stored.
     ratio: Option<f64>,
     objects: Objects,
+    /// What the imports of these snapshots found.
+    classes: Classes,
     snapshots: Vec<One>,
     #[serde(skip)]
     look: Look,
@@ -49,6 +52,7 @@ struct One {
     identity: Identity,
     bytes: u64,
     bytes_added: u64,
+    packs_needed: Option<u64>,
     classes: Classes,
 }
 
@@ -66,6 +70,7 @@ impl Report {
             identity: record.identity.clone(),
             bytes: record.archive.bytes,
             bytes_added: record.cost.bytes_added,
+            packs_needed: record.cost.packs_needed,
             classes: record.cost.classes,
         };
         Self {
@@ -79,6 +84,7 @@ impl Report {
                 manifest_bytes: stats.manifest_bytes,
                 other_bytes: stats.other_bytes,
             },
+            classes: stats.classes,
             snapshots: stats
                 .snapshots
                 .iter()
@@ -144,6 +150,7 @@ impl fmt::Display for Report {
         if self.snapshots.is_empty() {
             return Ok(());
         }
+        write!(f, "\n{}", class_table(&self.classes))?;
         let columns = [
             Column::Left("ID"),
             Column::Right("AGE"),
@@ -151,6 +158,7 @@ impl fmt::Display for Report {
             Column::Right("SIZE"),
             Column::Right("ADDED"),
             Column::Right("SHARE"),
+            Column::Right("PACKS"),
         ];
         let mut table = Table::new(columns, self.look.width);
         for snapshot in &self.snapshots {
@@ -161,6 +169,9 @@ impl fmt::Display for Report {
                 size(snapshot.bytes),
                 size(snapshot.bytes_added),
                 percent(snapshot.bytes_added, snapshot.bytes),
+                snapshot
+                    .packs_needed
+                    .map_or_else(|| "-".to_owned(), |packs| packs.to_string()),
             ]);
         }
         write!(f, "\n{table}")

@@ -3,6 +3,7 @@
 //! Always: walks forward only, so that the memory it takes does not grow with the base; what it cannot find is looked for elsewhere.
 //! A pack of the base that is missing or damaged is never referred to. Never: asks the index.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use cryostore_format::manifest::{Body, Manifest, MapOf, PageMap, RunPlace};
@@ -57,6 +58,37 @@ impl Base {
             slice_start: 0,
             page_size: page_size.into(),
         })
+    }
+
+    /// Packs, by number, of which the base needs little, if there are too many of these: what it needs of them is to be stored again, together.
+    pub(super) fn small_packs(&self) -> HashSet<u32> {
+        let manifest = &self.manifest;
+        let mut needed: HashMap<u32, u64> = HashMap::new();
+        if manifest.packs.len() <= limits::SMALL_PACKS {
+            return HashSet::new();
+        }
+        let recipes = (0..)
+            .zip(&manifest.streams)
+            .filter_map(|(n, _)| manifest.slices(n));
+        let plain = recipes.flatten().map_while(Result::ok);
+        let bases = manifest
+            .deltas
+            .frames()
+            .iter()
+            .flat_map(|delta| &delta.bases);
+        for slice in plain.chain(bases.map(|run| run.base)) {
+            // Delta frames have an order of their own.
+            if let Slice::Frame(slice) = slice
+                && manifest.deltas.get(&slice.frame).is_none()
+            {
+                *needed.entry(slice.frame.pack).or_default() += slice.len;
+            }
+        }
+        needed.retain(|_, bytes| *bytes < limits::SMALL_PACK);
+        if needed.len() <= limits::SMALL_PACKS {
+            return HashSet::new();
+        }
+        needed.into_keys().collect()
     }
 
     /// Id → chunk, for the pages of delta frames whose ids this node has, as many as are kept in memory.

@@ -71,15 +71,16 @@ fn made_of(manifest: &Manifest, chunk: BaseChunk) -> Option<(u8, Option<BaseChun
     Some((run.version, base))
 }
 
-/// What a page is to be made of that was changed, or is stored again; `stood` is what stood there.
-pub(super) fn page_base(manifest: &Manifest, stood: BaseChunk, step: Step) -> Option<BaseChunk> {
-    let (mut version, mut behind) = made_of(manifest, stood)?;
-    let mut chunk = stood;
-    while version > step.floor {
-        chunk = behind?;
-        (version, behind) = made_of(manifest, chunk)?;
-    }
-    Some(chunk)
+/// What a page may be made of that was changed, or is stored again; `stood` is what stood there. The best comes first.
+pub(super) fn page_bases(
+    manifest: &Manifest,
+    stood: BaseChunk,
+    step: Step,
+) -> impl Iterator<Item = BaseChunk> {
+    let behind = |chunk: BaseChunk| made_of(manifest, chunk).map(|found| (chunk, found));
+    std::iter::successors(behind(stood), move |(_, (_, base))| behind((*base)?))
+        .filter(move |(_, (version, _))| *version <= step.floor)
+        .map(|(chunk, _)| chunk)
 }
 
 /// True if a page is to be stored again: later checkpoints are not to need the import that made it.

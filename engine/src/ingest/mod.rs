@@ -63,8 +63,8 @@ pub struct ImportOptions {
     pub labels: Vec<String>,
     /// What to compare with.
     pub base: BaseChoice,
-    /// Store changed pages whole, not as what differs from the base.
-    pub no_delta: bool,
+    /// Store changed pages as what differs from the base, or whole; none: as the repository says.
+    pub deltas: Option<bool>,
     /// The snapshot that holds the pages which CRIU left in its parent directory; else the newest one that has them.
     pub criu_parent: Option<String>,
     /// Why the checkpoint was taken.
@@ -127,7 +127,8 @@ fn run(
 ) -> Result<Imported> {
     let name = opened.name.clone();
     let base = plan.base(repo, options, monitor)?;
-    let mut writer = Writer::new(repo, base.as_ref(), !options.no_delta, monitor);
+    let deltas = options.deltas.unwrap_or(repo.record().defaults.deltas);
+    let mut writer = Writer::new(repo, base.as_ref(), deltas, monitor);
     let mut front = TarFront::new(&mut writer)?;
     let digest = read_slabs(&mut opened, monitor, |slab| {
         front
@@ -427,6 +428,7 @@ impl<'r> Plan<'r> {
             tables: written.tables,
             deltas: Deltas::default(),
         };
+        let packs_needed = manifest.packs.len() as u64;
         let bytes = manifest.encode();
         // What no reader would take must not be committed: names that are too long, more streams or slices than are accepted.
         Manifest::decode(&bytes).map_err(|e| {
@@ -467,6 +469,7 @@ impl<'r> Plan<'r> {
                 bytes_added: finished.put.bytes,
                 packs_added: finished.put.packs,
                 elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+                packs_needed: Some(packs_needed),
             },
             base: base.map(|base| base.id),
             requires: parent.map(|place| place.snapshot),

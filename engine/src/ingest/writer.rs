@@ -36,8 +36,8 @@ enum Found {
     Zero,
     Same(FrameRef, u16),
     Elsewhere(FrameRef, u16),
-    /// The same as the base's, and to be stored again.
-    Again(PageBase),
+    /// The same as the base's, and to be stored again, made of this page if there is one.
+    Again(Option<PageBase>),
     /// In a frame of this session.
     Session(FrameNumber, u16),
     /// A chunk of the base, if it can be referred to: to be decided.
@@ -70,6 +70,10 @@ pub(super) struct Writer<'r> {
     delta_ids: HashMap<(u32, u32), Vec<ChunkHash>>,
     /// Frames of the base, and whether all that they are made of is there.
     chains: HashMap<(u32, u32), bool>,
+    /// Packs of the base that this manifest is not to need any more.
+    left_behind: HashSet<u32>,
+    /// Frames of the base, and whether they, or what they are made of, are in one of these.
+    behind: HashMap<(u32, u32), bool>,
     /// Chunks of this session that the index does not have yet.
     known: IdMap<(FrameNumber, u16)>,
     packs: PackTable,
@@ -169,6 +173,8 @@ impl<'r> Writer<'r> {
             changed: false,
             delta_ids: HashMap::new(),
             chains: HashMap::new(),
+            left_behind: base.map(Base::small_packs).unwrap_or_default(),
+            behind: HashMap::new(),
             known: IdMap::default(),
             packs: PackTable::default(),
             exists: HashMap::new(),
@@ -524,16 +530,40 @@ impl<'r> Writer<'r> {
 
     /// A page that is the same as the base's chunk: that chunk, if its pack is there; or the page once more, if later checkpoints are not to need that chunk.
     fn keep_or_store_again(&mut self, chunk: BaseChunk) -> Found {
+        if self.is_left_behind(&chunk.frame) {
+            return Found::Again(self.page_base(chunk, true));
+        }
         if self.changed
             && self.is_between(chunk)
             && let Some(base) = self.page_base(chunk, true)
         {
-            return Found::Again(base);
+            return Found::Again(Some(base));
         }
         match self.base_frame(chunk) {
             Some((frame, number)) => Found::Same(frame, number),
             None => Found::Open,
         }
+    }
+
+    /// True if a frame of the base, or one that any of its pages is made of, is in a pack that this manifest is not to need.
+    fn is_left_behind(&mut self, frame: &FrameRef) -> bool {
+        let Some(base) = self.base.filter(|_| !self.left_behind.is_empty()) else {
+            return false;
+        };
+        let key = (frame.pack, frame.offset);
+        if let Some(known) = self.behind.get(&key) {
+            return *known;
+        }
+        let mut behind = self.left_behind.contains(&frame.pack);
+        if let Some(delta) = base.manifest.deltas.get(frame) {
+            for run in &delta.bases {
+                if let Slice::Frame(base) = run.base {
+                    behind = behind || self.is_left_behind(&base.frame);
+                }
+            }
+        }
+        self.behind.insert(key, behind);
+        behind
     }
 
     /// Id of a page in a delta frame whose ids this node does not have: the frame is put together.
@@ -581,8 +611,9 @@ impl<'r> Writer<'r> {
     fn page_base(&mut self, stood: BaseChunk, again: bool) -> Option<PageBase> {
         let (manifest, step) = self.delta_base.as_ref()?;
         let manifest = Arc::clone(manifest);
-        let chunk = deltas::page_base(&manifest, stood, *step)?;
-        // All that it is put together of must be there.
+        let mut bases = deltas::page_bases(&manifest, stood, *step);
+        // All that it is put together of must be there, and stay.
+        let chunk = bases.find(|chunk| !self.is_left_behind(&chunk.frame))?;
         self.needed(&manifest, &chunk.frame)?;
         Some(PageBase { chunk, again })
     }
@@ -802,7 +833,11 @@ impl<'r> Writer<'r> {
         let mut found = [match hash {
             None => Found::Zero,
             Some(hash) => match self.base_piece(hash.id()) {
-                Some((frame, number)) => Found::Same(frame, number),
+                Some(chunk) if self.is_left_behind(&chunk.frame) => Found::Again(None),
+                Some(chunk) => match self.base_frame(chunk) {
+                    Some((frame, number)) => Found::Same(frame, number),
+                    None => Found::Open,
+                },
                 None => Found::Open,
             },
         }];
@@ -814,7 +849,7 @@ impl<'r> Writer<'r> {
         self.after_batch(stream)
     }
 
-    fn base_piece(&mut self, id: ChunkId) -> Option<(FrameRef, u16)> {
+    fn base_piece(&mut self, id: ChunkId) -> Option<BaseChunk> {
         let base = self.base?;
         let pieces = match self.base_pieces.take() {
             Some(pieces) => pieces,
@@ -822,7 +857,7 @@ impl<'r> Writer<'r> {
         };
         let found = pieces.get(&id).copied();
         self.base_pieces = Some(pieces);
-        self.base_frame(found?)
+        found
     }
 
     /// A page in a delta frame of the base, wherever it stood: the index does not have these.
@@ -1009,7 +1044,7 @@ impl<'r> Writer<'r> {
                 count(&mut self.classes.same, pages, len);
                 match self.known.get(&hash.id()).copied() {
                     Some((frame, number)) => stream.in_frame(&hash, frame, number, len),
-                    None => self.store(stream, hash, chunk, Some(base))?,
+                    None => self.store(stream, hash, chunk, base)?,
                 }
             }
             Found::Base(_) | Found::Open => {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cryostore_format::manifest::Manifest;
-use cryostore_format::repository::{OBJECT_NAME, RepositoryRecord, Role};
+use cryostore_format::repository::{Defaults, OBJECT_NAME, RepositoryRecord, Role};
 use cryostore_format::snapshot::SnapshotRecord;
 use cryostore_format::{Digest, IdKey, ManifestId, RepositoryId, limits as format_limits};
 
@@ -42,8 +42,17 @@ pub fn manifest_name(id: ManifestId) -> String {
 impl Repository {
     /// Makes a new repository in a store; one that is there already is a conflict.
     pub fn init(store: &Store, env: &dyn Env) -> Result<RepositoryId> {
+        Self::init_with(store, env, Defaults::default())
+    }
+
+    /// Makes a new repository in a store, with defaults of its own.
+    pub fn init_with(store: &Store, env: &dyn Env, defaults: Defaults) -> Result<RepositoryId> {
         let id = RepositoryId::from_bytes(random_id(env));
-        let record = RepositoryRecord::new(id, &IdKey::from_bytes(env.random()), timestamp(env));
+        let key = IdKey::from_bytes(env.random());
+        let record = RepositoryRecord {
+            defaults,
+            ..RepositoryRecord::new(id, &key, timestamp(env))
+        };
         let bytes = record
             .encode()
             .map_err(|e| Error::new(Kind::Internal, "the repository's record").because(e))?;

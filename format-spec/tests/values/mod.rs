@@ -443,6 +443,7 @@ pub fn snapshot() -> SnapshotRecord {
             bytes_added: 5,
             packs_added: 6,
             elapsed_ms: 7,
+            packs_needed: None,
         },
         base: Some(SnapshotId::from_bytes([0x52; 16])),
         requires: Some(SnapshotId::from_bytes([0x53; 16])),

@@ -48,6 +48,9 @@ struct Global {
     /// Keep no caches: an import is compared with its base only
     #[arg(long, global = true, conflicts_with = "cache_dir")]
     no_cache: bool,
+    /// Memory that may be taken, such as 512M or 1G [default: 256M] [env: CRYOSTORE_MAX_MEMORY]
+    #[arg(long, global = true, value_name = "SIZE")]
+    max_memory: Option<String>,
 }
 
 fn after_help() -> String {
@@ -82,6 +85,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
         quiet,
         cache_dir,
         no_cache,
+        max_memory,
     } = cli.global;
     let screen = Arc::new(Screen::new(json, quiet, verbose > 0, StopFlag::listen()));
     let context = Context::new(
@@ -89,6 +93,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
             storage,
             cache_dir,
             no_cache,
+            max_memory,
         },
         Output { json },
         Arc::clone(&screen),

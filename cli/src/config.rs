@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use cryostore_engine::Error;
+use cryostore_engine::{Error, Memory};
 
 use crate::exit::Failure;
 
@@ -17,6 +17,7 @@ Settings, the first that is given counts:
   flag         variable               key in the file
   --storage    CRYOSTORE_STORAGE      storage
   --cache-dir  CRYOSTORE_CACHE_DIR    cache_dir
+  --max-memory CRYOSTORE_MAX_MEMORY   max_memory
 The files are $XDG_CONFIG_HOME/cryostore/config.toml (~/.config/cryostore/config.toml), then
 /etc/cryostore/config.toml. CRYOSTORE_LOG sets what -v shows, such as `debug`.";
 
@@ -28,6 +29,7 @@ pub(crate) struct Flags {
     pub(crate) storage: Option<String>,
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) no_cache: bool,
+    pub(crate) max_memory: Option<String>,
 }
 
 /// What counts.
@@ -36,6 +38,7 @@ pub(crate) struct Settings {
     pub(crate) storage: Option<String>,
     /// None: no caches.
     pub(crate) cache_dir: Option<PathBuf>,
+    pub(crate) memory: Memory,
 }
 
 /// What the process finds around it.
@@ -78,6 +81,7 @@ impl Surroundings<'_> {
 struct File {
     storage: Option<String>,
     cache_dir: Option<PathBuf>,
+    max_memory: Option<String>,
 }
 
 /// Settles what counts.
@@ -122,7 +126,48 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
         .or(system.cache_dir)
         .or_else(default)
         .filter(|_| !flags.no_cache);
-    Ok(Settings { storage, cache_dir })
+    let memory = flags
+        .max_memory
+        .clone()
+        .or_else(|| {
+            Some(
+                around
+                    .get("CRYOSTORE_MAX_MEMORY")?
+                    .to_string_lossy()
+                    .into_owned(),
+            )
+        })
+        .or(user.max_memory)
+        .or(system.max_memory);
+    let memory = memory.map_or_else(|| Ok(Memory::default()), |text| memory_of(&text))?;
+    Ok(Settings {
+        storage,
+        cache_dir,
+        memory,
+    })
+}
+
+/// A size such as `512M`, `1G` or `300MiB`; powers of 1024.
+fn memory_of(text: &str) -> Result<Memory, Failure> {
+    let unit = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit);
+    let unit = match unit.trim_end_matches("iB").trim_end_matches('B') {
+        "K" | "k" => 1 << 10,
+        "M" | "m" => 1 << 20,
+        "G" | "g" => 1 << 30,
+        "" if unit.is_empty() => 1,
+        _ => 0,
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    match bytes.filter(|_| unit > 0) {
+        Some(bytes) => Ok(Memory::at_most(bytes)?),
+        None => Err(Failure::usage(
+            format!("--max-memory: `{text}` is no size"),
+            "write 512M, 1G or a number of bytes",
+        )),
+    }
 }
 
 impl File {
@@ -165,13 +210,14 @@ impl File {
                     let path = absolute(&format!("{file}: `storage`"), value, around)?;
                     out.storage = path.to_str().map(str::to_owned);
                 }
+                "max_memory" => out.max_memory = Some(value.to_owned()),
                 "cache_dir" => {
                     out.cache_dir = Some(absolute(&format!("{file}: `cache_dir`"), value, around)?)
                 }
                 _ => {
                     return Err(Failure::usage(
                         format!("{file}: the key `{key}` is not known"),
-                        "the keys are `storage` and `cache_dir`",
+                        "the keys are `storage`, `cache_dir` and `max_memory`",
                     ));
                 }
             }

@@ -52,7 +52,9 @@ impl Context {
     /// The repository.
     pub(crate) fn repository(&self) -> Result<Repository, Failure> {
         let (storage, settings) = self.settings()?;
-        self.open(Store::open(&storage, false)?, settings.cache_dir.as_deref())
+        let store = Store::open(&storage, false)?;
+        let repo = self.open(store, settings.cache_dir.as_deref())?;
+        Ok(repo.with_memory(settings.memory))
     }
 
     pub(crate) fn open(&self, store: Store, cache: Option<&Path>) -> Result<Repository, Failure> {

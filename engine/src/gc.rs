@@ -257,6 +257,7 @@ fn judge(seen: &Seen, name: &str) -> Judgement {
 fn apply(repo: &Repository, garbage: &[Garbage], monitor: &dyn Monitor) -> Result<()> {
     let index = Index::open_without_segments(
         repo.index_dir().as_deref().filter(|dir| dir.exists()),
+        repo.memory(),
         monitor,
     );
     let is_tombstone = |garbage: &&Garbage| garbage.name.starts_with("snapshots/");

@@ -34,7 +34,7 @@ pub fn rebuild_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt
         )
         .hint("name a cache directory"));
     };
-    let empty = Index::make_anew(&dir)?;
+    let empty = Index::make_anew(&dir, repo.memory())?;
     let exist: HashSet<_> = store
         .list("packs")?
         .iter()

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The storeys of the engine, lowest first; `lib.rs` stands above all.
 const STOREYS: &[&[&str]] = &[
-    &["error", "limits", "env", "monitor", "bridge"],
+    &["error", "limits", "memory", "env", "monitor", "bridge"],
     &["archive", "criu", "chunk", "codec"],
     &["store"],
     &["pack", "index"],

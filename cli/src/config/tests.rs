@@ -164,3 +164,41 @@ fn a_tilde_in_a_file_is_the_home_directory_and_a_url_stays_as_it_is() {
         Some("s3://b/p")
     );
 }
+
+#[test]
+fn memory_is_a_size_and_too_little_of_it_says_how_much_is_needed() {
+    let memory = |text: &str| {
+        let flags = Flags {
+            max_memory: Some(text.to_owned()),
+            ..Flags::default()
+        };
+        let around = Surroundings {
+            variable: &|_| None,
+            read: &|_| Err(ErrorKind::NotFound.into()),
+            is_root: false,
+        };
+        resolve(&flags, &around).map(|settings| settings.memory)
+    };
+    let mib = |n: u64| Memory::at_most(n << 20).expect("it is enough");
+    for (text, wanted) in [
+        ("256M", mib(256)),
+        ("1G", mib(1024)),
+        ("300MiB", mib(300)),
+        ("209715200", mib(200)),
+        ("262144k", mib(256)),
+    ] {
+        assert_eq!(memory(text).ok(), Some(wanted), "{text}");
+    }
+    for text in [
+        "",
+        "M",
+        "1.5G",
+        "-1",
+        "1T",
+        "99999999999999999999",
+        "18446744073709551615G",
+        "100M",
+    ] {
+        assert!(memory(text).is_err(), "{text}");
+    }
+}

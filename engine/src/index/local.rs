@@ -23,6 +23,7 @@ use rocksdb::{
 use super::Location;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::memory::Memory;
 
 /// The node's copy of the index.
 #[derive(Debug)]
@@ -105,7 +106,7 @@ fn number(bytes: &[u8]) -> Option<u32> {
 
 impl LocalIndex {
     /// Removes the index in `dir` and makes an empty one. If another process has it, that is a conflict and nothing is removed.
-    pub fn make_anew(dir: &Path) -> Result<Self> {
+    pub fn make_anew(dir: &Path, memory: Memory) -> Result<Self> {
         let lock = Self::lock_file(dir)?;
         if lock.try_lock().is_err() {
             return Err(
@@ -120,7 +121,7 @@ impl LocalIndex {
             }
             _ => drop(lock),
         }
-        Self::open(dir)
+        Self::open(dir, memory)
     }
 
     fn lock_file(dir: &Path) -> Result<File> {
@@ -136,10 +137,10 @@ impl LocalIndex {
     }
 
     /// Opens or makes the index in `dir`. If another process has it, reads beside that one.
-    pub fn open(dir: &Path) -> Result<Self> {
+    pub fn open(dir: &Path, memory: Memory) -> Result<Self> {
         let lock = Self::lock_file(dir)?;
         let db_dir = dir.join("db");
-        let cache = Cache::new_lru_cache(limits::INDEX_CACHE);
+        let cache = Cache::new_lru_cache(memory.index_cache());
         if lock.try_lock().is_err() {
             return Self::open_beside(dir, &db_dir, &cache);
         }
@@ -362,11 +363,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (PackId::from_bytes([1; 16]), PackId::from_bytes([2; 16]));
         {
-            let index = LocalIndex::open(dir.path()).unwrap();
+            let index = LocalIndex::open(dir.path(), Memory::default()).unwrap();
             index.insert(&of(a, ids(0, 10)), None).unwrap();
             index.insert(&of(b, ids(10, 10)), None).unwrap();
         }
-        let index = LocalIndex::open(dir.path()).unwrap();
+        let index = LocalIndex::open(dir.path(), Memory::default()).unwrap();
         let wanted = [ids(3, 1), ids(12, 1), ids(99, 1)].concat();
         let found = index.look_up(&wanted).unwrap();
         assert_eq!(
@@ -390,11 +391,11 @@ mod tests {
     #[test]
     fn a_second_reader_neither_waits_nor_writes() {
         let dir = tempfile::tempdir().unwrap();
-        let owner = LocalIndex::open(dir.path()).unwrap();
+        let owner = LocalIndex::open(dir.path(), Memory::default()).unwrap();
         owner
             .insert(&of(PackId::from_bytes([1; 16]), ids(0, 10)), None)
             .unwrap();
-        let reader = LocalIndex::open(dir.path()).unwrap();
+        let reader = LocalIndex::open(dir.path(), Memory::default()).unwrap();
         assert!(owner.is_owner() && !reader.is_owner());
         assert!(reader.look_up(&ids(3, 1)).unwrap()[0].is_some());
         reader
@@ -406,7 +407,7 @@ mod tests {
     #[test]
     fn a_damaged_index_is_made_anew() {
         let dir = tempfile::tempdir().unwrap();
-        LocalIndex::open(dir.path())
+        LocalIndex::open(dir.path(), Memory::default())
             .unwrap()
             .insert(&of(PackId::from_bytes([1; 16]), ids(0, 10)), None)
             .unwrap();
@@ -422,7 +423,7 @@ mod tests {
                 std::fs::write(path, "damaged").unwrap();
             }
         }
-        let index = LocalIndex::open(dir.path()).unwrap();
+        let index = LocalIndex::open(dir.path(), Memory::default()).unwrap();
         assert_eq!(index.look_up(&ids(3, 1)).unwrap(), [None]);
     }
 }

@@ -12,6 +12,7 @@ use cryostore_format::segment::PackIds;
 use cryostore_format::{ChunkId, PackId, SegmentId};
 
 use crate::error::Result;
+use crate::memory::Memory;
 use crate::monitor::Monitor;
 #[cfg(feature = "rocksdb")]
 use crate::monitor::Phase;
@@ -83,14 +84,14 @@ impl Opening {
 impl Index {
     /// Begins to open the copy in `dir` on a thread of its own; a new RocksDB takes some 40 ms.
     #[must_use]
-    pub fn start_opening(dir: Option<PathBuf>, store: Store) -> Opening {
+    pub fn start_opening(dir: Option<PathBuf>, store: Store, memory: Memory) -> Opening {
         let (known, has_nothing) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let here = dir.as_ref().is_some_and(|dir| dir.join("db").exists());
             let stored = || segments::list(&store).is_ok_and(|found| found.is_empty());
             let _ = known.send(!here && stored());
             let later = Later::default();
-            let index = Self::open(dir.as_deref(), &store, &later);
+            let index = Self::open(dir.as_deref(), &store, memory, &later);
             (index, later.0.into_inner().unwrap_or_default())
         });
         Opening {
@@ -102,12 +103,12 @@ impl Index {
     /// Opens the copy in `dir` and takes in the stored segments that it does not know yet.
     #[cfg(feature = "rocksdb")]
     #[must_use]
-    pub fn open(dir: Option<&Path>, store: &Store, monitor: &dyn Monitor) -> Self {
+    pub fn open(dir: Option<&Path>, store: &Store, memory: Memory, monitor: &dyn Monitor) -> Self {
         let Some(dir) = dir else {
             return Self::default();
         };
         let open = || -> Result<local::LocalIndex> {
-            let index = local::LocalIndex::open(dir)?;
+            let index = local::LocalIndex::open(dir, memory)?;
             if index.is_owner() {
                 take_in_segments(&index, store, monitor)?;
             }
@@ -129,14 +130,14 @@ impl Index {
     /// Without the feature there is no index.
     #[cfg(not(feature = "rocksdb"))]
     #[must_use]
-    pub fn open(_dir: Option<&Path>, _store: &Store, _monitor: &dyn Monitor) -> Self {
+    pub fn open(_: Option<&Path>, _: &Store, _: Memory, _: &dyn Monitor) -> Self {
         Self::default()
     }
 
     /// Removes the copy in `dir` and opens an empty one. If another process has it, that is a conflict and nothing is removed.
     #[cfg(feature = "rocksdb")]
-    pub fn make_anew(dir: &Path) -> Result<Self> {
-        let local = local::LocalIndex::make_anew(dir)?;
+    pub fn make_anew(dir: &Path, memory: Memory) -> Result<Self> {
+        let local = local::LocalIndex::make_anew(dir, memory)?;
         Ok(Self {
             local: Some(std::sync::Arc::new(local)),
         })
@@ -144,7 +145,7 @@ impl Index {
 
     /// Without the feature there is no index to make.
     #[cfg(not(feature = "rocksdb"))]
-    pub fn make_anew(_dir: &Path) -> Result<Self> {
+    pub fn make_anew(_: &Path, _: Memory) -> Result<Self> {
         Err(crate::error::Error::new(
             crate::error::Kind::Unsupported,
             "this program was built without an index",
@@ -154,10 +155,14 @@ impl Index {
 
     /// Opens the copy in `dir` as it is.
     #[must_use]
-    pub fn open_without_segments(dir: Option<&Path>, monitor: &dyn Monitor) -> Self {
+    pub fn open_without_segments(
+        dir: Option<&Path>,
+        memory: Memory,
+        monitor: &dyn Monitor,
+    ) -> Self {
         #[cfg(feature = "rocksdb")]
         if let Some(dir) = dir {
-            match local::LocalIndex::open(dir) {
+            match local::LocalIndex::open(dir, memory) {
                 Ok(index) => {
                     return Self {
                         local: Some(std::sync::Arc::new(index)),
@@ -166,7 +171,7 @@ impl Index {
                 Err(e) => monitor.warning(&format!("the local index cannot be opened: {e}")),
             }
         }
-        let _ = (dir, monitor);
+        let _ = (dir, memory, monitor);
         Self::default()
     }
 

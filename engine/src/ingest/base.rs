@@ -94,6 +94,7 @@ impl Base {
     /// Id → chunk, for the pages of delta frames whose ids this node has, as many as are kept in memory.
     pub(super) fn delta_pages(
         &self,
+        most: usize,
         mut directory: impl FnMut(PackId) -> Option<Arc<PackDirectory>>,
     ) -> IdMap<BaseChunk> {
         let mut out = IdMap::default();
@@ -105,7 +106,7 @@ impl Base {
                 continue;
             };
             for number in 0..frame.chunks {
-                if out.len() >= limits::BASE_CHUNKS {
+                if out.len() >= most {
                     return out;
                 }
                 if let Some(id) = directory.id(frame.first_chunk + u32::from(number)) {
@@ -119,6 +120,7 @@ impl Base {
     /// Id → chunk, for all chunks of streams that are no page images, as many as are kept in memory.
     pub(super) fn pieces(
         &self,
+        most: usize,
         mut directory: impl FnMut(PackId) -> Option<Arc<PackDirectory>>,
     ) -> IdMap<BaseChunk> {
         let mut out = IdMap::default();
@@ -141,7 +143,7 @@ impl Base {
                     continue;
                 };
                 for number in slice.skip..slice.skip + slice.take {
-                    if out.len() >= limits::BASE_CHUNKS {
+                    if out.len() >= most {
                         return out;
                     }
                     if let Some(id) = directory.id(slice.frame.first_chunk + u32::from(number)) {

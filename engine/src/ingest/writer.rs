@@ -164,9 +164,9 @@ impl<'r> Writer<'r> {
             base_packs: vec![None; base.map_or(0, |base| base.manifest.packs.len())],
             directories: Directories::new(repo.store().clone(), repo.cache()),
             index: None,
-            opening: base
-                .is_none()
-                .then(|| Index::start_opening(repo.index_dir(), repo.store().clone())),
+            opening: base.is_none().then(|| {
+                Index::start_opening(repo.index_dir(), repo.store().clone(), repo.memory())
+            }),
             index_was_empty: None,
             sink: FrameSink::new(repo.store(), repo.env(), sink_base),
             delta_base,
@@ -572,7 +572,7 @@ impl<'r> Writer<'r> {
         manifest.deltas.get(&chunk.frame)?;
         let key = (chunk.frame.pack, chunk.frame.offset);
         if !self.delta_ids.contains_key(&key) {
-            if self.delta_ids.len() >= limits::DELTA_IDS {
+            if self.delta_ids.len() >= self.repo.memory().delta_ids() {
                 self.delta_ids.clear();
             }
             let (store, mut count) = (self.repo.store(), Fetched::default());
@@ -853,7 +853,9 @@ impl<'r> Writer<'r> {
         let base = self.base?;
         let pieces = match self.base_pieces.take() {
             Some(pieces) => pieces,
-            None => base.pieces(|pack| self.directory(pack)),
+            None => base.pieces(self.repo.memory().base_chunks(), |pack| {
+                self.directory(pack)
+            }),
         };
         let found = pieces.get(&id).copied();
         self.base_pieces = Some(pieces);
@@ -865,7 +867,9 @@ impl<'r> Writer<'r> {
         let base = self.base?;
         let pages = match self.base_deltas.take() {
             Some(pages) => pages,
-            None => base.delta_pages(|pack| self.directory(pack)),
+            None => base.delta_pages(self.repo.memory().base_chunks(), |pack| {
+                self.directory(pack)
+            }),
         };
         let found = pages.get(&id).copied();
         self.base_deltas = Some(pages);
@@ -992,8 +996,9 @@ impl<'r> Writer<'r> {
     fn index(&mut self) -> &Index {
         let (repo, monitor, opening) = (self.repo, self.monitor, self.opening.take());
         self.index.get_or_insert_with(|| {
-            let opening = opening
-                .unwrap_or_else(|| Index::start_opening(repo.index_dir(), repo.store().clone()));
+            let opening = opening.unwrap_or_else(|| {
+                Index::start_opening(repo.index_dir(), repo.store().clone(), repo.memory())
+            });
             opening.wait(monitor)
         })
     }
@@ -1085,7 +1090,7 @@ impl<'r> Writer<'r> {
         }
         self.seal(too_long)?;
         self.settle(stream);
-        if self.known.len() > limits::SESSION_IDS {
+        if self.known.len() > self.repo.memory().session_ids() {
             // From now on the index has the chunks of all packs that are full; what is in the open pack may be stored twice.
             let index = self.index().clone();
             self.sink.list_packs(&index)?;

@@ -16,6 +16,7 @@ use cryostore_format::{Digest, IdKey, ManifestId, RepositoryId, limits as format
 
 use crate::env::{Env, random_id, timestamp};
 use crate::error::{Error, Kind, Result};
+use crate::memory::Memory;
 use crate::pack::reading::read_tables;
 use crate::store::Store;
 
@@ -31,6 +32,7 @@ pub struct Repository {
     key: IdKey,
     env: Arc<dyn Env>,
     cache: Option<PathBuf>,
+    memory: Memory,
 }
 
 /// Name of a manifest's object.
@@ -92,7 +94,14 @@ impl Repository {
             key,
             env,
             cache,
+            memory: Memory::default(),
         })
+    }
+
+    /// The same, with another bound on memory.
+    #[must_use]
+    pub fn with_memory(self, memory: Memory) -> Self {
+        Self { memory, ..self }
     }
 
     /// The store.
@@ -114,6 +123,11 @@ impl Repository {
     #[must_use]
     pub fn env(&self) -> &dyn Env {
         &*self.env
+    }
+    /// How much memory works on it may take.
+    #[must_use]
+    pub const fn memory(&self) -> Memory {
+        self.memory
     }
     /// The repository's directory on this node, for caches.
     #[must_use]

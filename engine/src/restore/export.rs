@@ -153,7 +153,7 @@ pub(super) fn run(
     }
     let (to_decode, fetched) =
         mpsc::sync_channel::<Result<(Window, Reading)>>(limits::WINDOWS_WAITING);
-    let at_once = (2 * rayon::current_num_threads()).min(limits::WINDOWS_DECODING);
+    let at_once = repo.memory().windows();
     let (to_write, decoding) = mpsc::sync_channel::<(Window, Decoding)>(at_once);
     let (empty, reuse) = mpsc::channel::<Vec<u8>>();
     let mut plan = Plan::archive(manifest)?;

@@ -17,7 +17,7 @@ use cryostore_engine::format::recipe::{FrameRef, Slice};
 use cryostore_engine::format::repository::Defaults;
 use cryostore_engine::format::snapshot::{Cost, SnapshotRecord};
 use cryostore_engine::gc::{self, GcOptions};
-use cryostore_engine::{CheckpointReader, ImportOptions, Silent, Source, import};
+use cryostore_engine::{BaseChoice, CheckpointReader, ImportOptions, Silent, Source, import};
 use cryostore_tests::archives::{checkpoint_of, noise};
 use cryostore_tests::{Place, bytes_of, open_at};
 
@@ -315,6 +315,64 @@ fn a_repository_says_whether_its_imports_make_deltas_and_an_import_may_say_other
         assert_eq!(record.cost.classes.delta.pages > 0, made, "{wanted:?}");
         assert!(place.bytes_of(&record) == tar);
     }
+}
+
+#[test]
+fn a_base_of_another_container_or_page_size_is_as_good_as_it_can_be() {
+    let place = Place::new();
+    let all = series(&place, 3);
+    let mut heap = Heap::new();
+    heap.step = 3;
+    heap.next();
+    for (name, page_size) in [("other", 4096), ("heap", 16384), ("other", 65536)] {
+        let tar = checkpoint_of(name, &heap.pages, page_size);
+        let options = ImportOptions {
+            base: BaseChoice::Snapshot(all[2].0.id.to_string()),
+            ..ImportOptions::default()
+        };
+        let source = Source::Stream(Box::new(std::io::Cursor::new(tar.clone())));
+        let record = import(&place.open(), source, &options, &Silent)
+            .unwrap()
+            .snapshot;
+        assert_eq!(record.base, Some(all[2].0.id));
+        assert!(place.bytes_of(&record) == tar, "{name}, {page_size}");
+    }
+    assert_no_problem(&place);
+}
+
+#[test]
+fn a_cache_full_of_garbage_costs_time_and_no_checkpoint() {
+    let place = Place::new();
+    let mut heap = Heap::new();
+    for _ in 0..4 {
+        place.import_bytes("in.tar", &heap.next()).unwrap();
+    }
+    let mut dirs = vec![place.cache_dir()];
+    let mut spoilt = 0;
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                let len = fs::metadata(&path).unwrap().len() as usize;
+                fs::write(&path, noise(len, spoilt)).unwrap();
+                spoilt += 1;
+            }
+        }
+    }
+    assert!(spoilt > 8, "{spoilt} files");
+    for _ in 0..2 {
+        let tar = heap.next();
+        let record = place.import_bytes("in.tar", &tar).unwrap().snapshot;
+        assert!(place.bytes_of(&record) == tar);
+        let classes = record.cost.classes;
+        assert!(
+            classes.delta.pages > 100 && classes.new.pages < 10,
+            "{classes:?}"
+        );
+    }
+    assert_no_problem(&place);
 }
 
 /// Tables hold 128 frames of 128 pages. One whose later half is needed no more names bases in a table that nothing needs any more.

@@ -180,7 +180,7 @@ impl Opened {
         if matches!(self.bytes, Bytes::Unpacking(_) | Bytes::Stream(_)) {
             let mut head = Vec::new();
             (&mut self.bytes)
-                .take(limits::SLAB_LEN as u64)
+                .take(limits::LOOK_AHEAD)
                 .read_to_end(&mut head)?;
             let from_head = |buf: &mut [u8], at: u64| {
                 let rest = usize::try_from(at)

@@ -203,6 +203,15 @@ impl Deltas {
         runs.map(|(_, _, chain)| chain).max().unwrap_or(0)
     }
 
+    /// Length of the chain of bases behind a page, as a reader counts it: at least as long as it is; 0 for a page of a plain frame.
+    #[must_use]
+    pub fn chain(&self, frame: &FrameRef, page: u16) -> u32 {
+        let page = u32::from(page);
+        let number = self.rank(frame).unwrap_or(usize::MAX);
+        let run = self.runs_of(number, page, page + 1).next();
+        run.map_or(0, |(_, _, chain)| chain)
+    }
+
     /// The bases of the pages `first` to `end - 1` of a frame: each run with the number of its first page.
     pub fn bases(
         &self,

@@ -3,11 +3,11 @@
 //! Always: a base is a page that the base's manifest has, in packs that are there; pages that differ too much from theirs, or whose base cannot be read,
 //! are stored plainly; what was sealed was decoded, put together with its bases and compared. Never: fails an import because of a base.
 
-use cryostore_format::ChunkHash;
 use cryostore_format::delta::{BaseRun, DeltaFrame};
 use cryostore_format::manifest::Manifest;
 use cryostore_format::patch::{Patch, PatchWriter, WORD};
 use cryostore_format::recipe::{FrameRef, FrameSlice, Slice};
+use cryostore_format::{ChunkHash, limits as format_limits};
 
 use super::base::BaseChunk;
 use crate::codec::frame::{OpenFrame, SealedFrame, seal_patch};
@@ -79,7 +79,11 @@ pub(super) fn page_bases(
 ) -> impl Iterator<Item = BaseChunk> {
     let behind = |chunk: BaseChunk| made_of(manifest, chunk).map(|found| (chunk, found));
     std::iter::successors(behind(stood), move |(_, (_, base))| behind((*base)?))
-        .filter(move |(_, (version, _))| *version <= step.floor)
+        .filter(move |(chunk, (version, _))| {
+            // Pages that were not stored again when they should have been can stand on older numbers than the plan has.
+            let chain = manifest.deltas.chain(&chunk.frame, chunk.number);
+            *version <= step.floor && chain < format_limits::DELTA_CHAIN_MAX
+        })
         .map(|(chunk, _)| chunk)
 }
 
@@ -313,6 +317,71 @@ mod tests {
         let mut manifest = Manifest::default();
         manifest.deltas.add(delta, 0).unwrap();
         Step::after(&manifest)
+    }
+
+    /// Frames of one import each. Pages change at random, and of those that should be stored again half are not.
+    fn random_imports(pages: u16, imports: u32, seed: u64) -> Manifest {
+        let mut manifest = Manifest::default();
+        let plain = FrameRef {
+            pack: 0,
+            offset: 32,
+            stored_len: 100,
+            first_chunk: 0,
+            chunks: pages,
+        };
+        let mut stood: Vec<BaseChunk> = (0..pages)
+            .map(|number| BaseChunk {
+                frame: plain,
+                number,
+            })
+            .collect();
+        let mut state = seed;
+        let mut one_in = |n: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 33).is_multiple_of(n)
+        };
+        for n in 1..=imports {
+            let step = Step::after(&manifest);
+            let mut made = Vec::new();
+            for (page, stood) in stood.iter().enumerate() {
+                if one_in(3) || (is_between(&manifest, *stood, step) && one_in(2)) {
+                    let chunk = page_bases(&manifest, *stood, step).next().unwrap();
+                    made.push((
+                        page,
+                        PageBase {
+                            chunk,
+                            again: false,
+                        },
+                    ));
+                }
+            }
+            let frame = FrameRef {
+                pack: n,
+                chunks: u16::try_from(made.len()).unwrap(),
+                ..plain
+            };
+            let bases: Vec<_> = made.iter().map(|(_, base)| *base).collect();
+            if bases.is_empty() {
+                continue;
+            }
+            let delta = entry_of(frame, 4096, &bases, step, Some).unwrap();
+            // Refuses what readers refuse: a chain that is too long, a base that comes later.
+            manifest.deltas.add(delta, 0).unwrap();
+            for (number, (page, _)) in (0..).zip(made) {
+                stood[page] = BaseChunk { frame, number };
+            }
+        }
+        manifest
+    }
+
+    #[test]
+    fn readers_take_every_chain_whatever_was_not_stored_again() {
+        for seed in 0..40 {
+            let manifest = random_imports(30, 300, seed);
+            assert!(manifest.deltas.frames().len() > 290);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 # Two of these do all set-up by themselves on a new machine with Rust: `make demo` and `make test`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt lint doc coverage bench fuzz typos clean
+.PHONY: help setup demo test check fmt lint doc coverage bench compare fuzz typos clean
 
 # One target folder, outside the clone, for everything below and for CI.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cryostore/target
@@ -36,9 +36,13 @@ doc: ## the documentation of all crates, private items too
 coverage: ## line coverage of format-spec and engine, as text and HTML
 	@scripts/coverage.sh $(ARGS)
 
-bench: ## the benchmarks; ARGS="NAME" for one
+bench: ## the benchmarks, some 3 minutes; ARGS="NAME" for those with NAME in their names
 	@scripts/setup.sh build
 	@cargo bench --workspace --benches $(ARGS)
+
+compare: ## cryostore and the other tools on PATH on the same archives; ARGS="DIR" with *.tar, RUNS=3; writes docs/comparison.md
+	@scripts/setup.sh build
+	@benches/compare.sh $(ARGS)
 
 fuzz: ## each fuzz target for TIME seconds (600); ARGS="TARGET" for one; needs nightly
 	@TIME="$(or $(TIME),600)" scripts/fuzz.sh $(ARGS)

@@ -45,3 +45,11 @@ pub use repo::{Filter, LiveSession, Repository, SnapshotList};
 pub use restore::{CheckpointReader, ExportStats, Output, PageFrame, UnpackStats, export, unpack};
 pub use stats::{Stats, stats};
 pub use store::{Listed, Store};
+
+/// What the benchmarks measure alone. No part of the interface: it may change in any version.
+#[doc(hidden)]
+pub mod measured {
+    pub use crate::chunk::page;
+    #[cfg(feature = "rocksdb")]
+    pub use crate::index::local::LocalIndex;
+}

@@ -20,7 +20,11 @@ pub const SEALING: usize = 2 << 20;
 pub const DELTA_PLAIN: usize = 512 << 10;
 /// A page is stored as a delta if at most one word in so many differs from its base.
 pub const DELTA_NEAR: usize = 2;
-/// Numbers of imports with deltas, after which all of them are made of plain pages anew: chains are 10 long at most.
+/// Deltas on top of each other at most: as many as the numbers ask for, and no more where pages were not stored again in time.
+pub const DELTA_CHAIN: u32 = 10;
+/// Stretches of pages with bases that a base may have, and an import may make, before pages are stored whole: some 100 bytes of memory each.
+pub const DELTA_RUNS: usize = 2 << 20;
+/// Numbers of imports with deltas, after which all of them are made of plain pages anew.
 pub const DELTA_VERSIONS: u8 = 128;
 /// Delta frames in one table of bases: 64 MiB of pages at most. A table is needed as long as one of its frames is, and may have 1 MiB.
 pub const TABLE_FRAMES: usize = 128;
@@ -35,6 +39,8 @@ pub const PACK_LEN: usize = 16 << 20;
 pub const SMALL_PACKS: usize = 32;
 /// See [`SMALL_PACKS`].
 pub const SMALL_PACK: u64 = 1 << 20;
+/// 1 Mi chunks: 16 MiB of ids. Pages that all changed in the same way take less than a byte each.
+pub const PACK_CHUNKS: u32 = 1 << 20;
 /// Packs in flight to the store, besides the one being filled: 32 MiB.
 pub const UPLOADS: usize = 2;
 

@@ -15,13 +15,13 @@ const UNIT: u32 = 4096;
 /// The bases of some pages of a delta frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BaseRun {
-    /// The pages that these are XORed with; zero bytes: they stand as they are.
+    /// The pages that these are made of; zero bytes: pages of zeros.
     pub base: Slice,
     /// Number of the import that made them, for the choice of later bases.
     pub version: u8,
 }
 
-/// A frame that holds pages XORed with others.
+/// A frame that holds pages by what differs from others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeltaFrame {
     /// Where it is.
@@ -111,6 +111,8 @@ pub struct Deltas {
     places: HashMap<(u32, u32), (usize, usize)>,
     /// For each run of bases of each frame: the page after its last, and the length of the longest chain behind its pages.
     runs: Vec<Vec<(u32, u32)>>,
+    /// Runs of bases in all frames.
+    run_count: usize,
     /// Frames that were taken for plain ones.
     plain: HashSet<(u32, u32)>,
 }
@@ -147,6 +149,18 @@ impl Deltas {
         if self.plain.contains(&place) {
             return Err(FormatError::invalid(WHAT, "a base comes after its delta"));
         }
+        if self.frames.len() >= limits::DELTA_FRAMES_MAX {
+            return Err(too_many(
+                "delta frames of a manifest",
+                limits::DELTA_FRAMES_MAX,
+            ));
+        }
+        if self.run_count + delta.bases.len() > limits::DELTA_RUNS_MAX {
+            return Err(too_many(
+                "stretches of pages of a manifest",
+                limits::DELTA_RUNS_MAX,
+            ));
+        }
         let mut runs = Vec::with_capacity(delta.bases.len());
         let mut end = 0;
         // Runs mostly have their bases in few frames.
@@ -173,6 +187,7 @@ impl Deltas {
             runs.push((end, behind + 1));
         }
         self.places.insert(place, (self.frames.len(), table));
+        self.run_count += delta.bases.len();
         self.frames.push(delta);
         self.runs.push(runs);
         Ok(())
@@ -244,6 +259,12 @@ impl Deltas {
             .filter_map(move |(n, start)| Some((start, bases.get(n)?, runs.get(n)?.1)))
     }
 
+    /// Runs of bases in all frames.
+    #[must_use]
+    pub const fn run_count(&self) -> usize {
+        self.run_count
+    }
+
     /// Version of the last delta frame; 0 without any.
     #[must_use]
     pub fn latest(&self) -> u8 {
@@ -255,6 +276,14 @@ impl Deltas {
     #[must_use]
     pub fn frames(&self) -> &[DeltaFrame] {
         &self.frames
+    }
+}
+
+fn too_many(what: &'static str, limit: usize) -> FormatError {
+    FormatError::TooLarge {
+        what,
+        limit: limit as u64,
+        got: limit as u64 + 1,
     }
 }
 
@@ -297,7 +326,7 @@ fn encode_frames(deltas: &[DeltaFrame], out: &mut Vec<u8>) {
 }
 
 fn decode_frames(mut r: Reader<'_>, packs: usize) -> Result<Vec<DeltaFrame>> {
-    let count = r.count(WHAT, limits::DELTA_FRAMES_MAX, 1)?;
+    let count = r.count(WHAT, limits::TABLE_FRAMES_MAX, 1)?;
     let frames = Recipe::decode(&mut r, UNIT)?;
     let bases = Recipe::decode(&mut r, UNIT)?;
     let versions = r.string(WHAT, limits::MANIFEST_PLAIN_MAX)?;
@@ -309,14 +338,19 @@ fn decode_frames(mut r: Reader<'_>, packs: usize) -> Result<Vec<DeltaFrame>> {
         version: (0, 0),
     };
     let mut out: Vec<DeltaFrame> = Vec::new();
+    let mut runs = 0;
     for slice in frames.slices(packs) {
+        if out.len() >= count {
+            return Err(FormatError::invalid(WHAT, "more frames than it says"));
+        }
         let Slice::Frame(slice) = slice? else {
             return Err(FormatError::invalid(WHAT, "zero bytes among the frames"));
         };
         let frame = slice.frame;
         let page_size = u32::try_from(slice.len / u64::from(frame.chunks)).unwrap_or(0);
         let whole = slice.skip == 0 && slice.take == frame.chunks;
-        if !whole || page_size == 0 || u64::from(page_size) * u64::from(frame.chunks) != slice.len {
+        let known = limits::DELTA_PAGE.contains(&page_size) && page_size.is_power_of_two();
+        if !whole || !known || u64::from(page_size) * u64::from(frame.chunks) != slice.len {
             return Err(FormatError::invalid(
                 WHAT,
                 format!("{} bytes of a frame with {} pages", slice.len, frame.chunks),
@@ -332,6 +366,13 @@ fn decode_frames(mut r: Reader<'_>, packs: usize) -> Result<Vec<DeltaFrame>> {
             let run = bases.next(left, page_size)?;
             left -= run.base.len();
             delta.bases.push(run);
+            runs += 1;
+            if runs > limits::TABLE_RUNS_MAX {
+                return Err(too_many(
+                    "stretches of pages in a table",
+                    limits::TABLE_RUNS_MAX,
+                ));
+            }
         }
         out.push(delta);
     }

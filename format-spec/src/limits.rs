@@ -29,8 +29,23 @@ pub const STREAMS_MAX: u64 = 1 << 20;
 /// Packs that one manifest may name: 64 GiB in packs of 16 MiB is 4,096.
 pub const MANIFEST_PACKS_MAX: u64 = 1 << 20;
 
+/// Delta frames in one table; writers of this version put in 128.
+pub const TABLE_FRAMES_MAX: u64 = 4096;
+
+/// Stretches of pages with their bases in one table: 128 frames of 128 pages make 16,384 at most, and 48 bytes of memory each.
+pub const TABLE_RUNS_MAX: usize = 1 << 17;
+
+/// Tables that one manifest may name: 64 GiB of pages, changed by each of ten imports, make 10,240.
+pub const TABLES_MAX: u64 = 1 << 16;
+
 /// Delta frames of one manifest: 64 GiB of pages, 16 in each.
-pub const DELTA_FRAMES_MAX: u64 = 1 << 22;
+pub const DELTA_FRAMES_MAX: usize = 1 << 22;
+
+/// Stretches of pages with their bases in one manifest: 400 MB of memory. Writers stop at a quarter of it.
+pub const DELTA_RUNS_MAX: usize = 1 << 23;
+
+/// Pages of deltas have 4 KiB to 64 KiB, as those of Linux do.
+pub const DELTA_PAGE: std::ops::RangeInclusive<u32> = 4096..=65_536;
 
 /// Deltas that are on top of each other at most. Writers keep far below; a reader's work for one page stays bounded.
 pub const DELTA_CHAIN_MAX: u32 = 16;

@@ -1,6 +1,6 @@
 #![doc = include_str!("../spec/manifest.md")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::delta::{DeltaTable, Deltas};
 use crate::envelope::{self, Codec, ObjectType};
@@ -338,10 +338,20 @@ impl Manifest {
         out
     }
 
+    /// The number of each of its packs.
+    #[must_use]
+    pub fn pack_numbers(&self) -> HashMap<PackId, u32> {
+        self.packs.iter().copied().zip(0..).collect()
+    }
+
     /// Takes in what a table says, which is number `n` of [`Self::tables`]. Delta frames of which a pack is not in this manifest, or a base that is a delta
-    /// itself, are passed over: nothing in it needs them.
-    pub fn add_table(&mut self, n: usize, table: DeltaTable) -> Result<()> {
-        let numbers: HashMap<PackId, u32> = self.packs.iter().copied().zip(0..).collect();
+    /// itself, are passed over: nothing in it needs them. `numbers` are [`Self::pack_numbers`].
+    pub fn add_table(
+        &mut self,
+        n: usize,
+        table: DeltaTable,
+        numbers: &HashMap<PackId, u32>,
+    ) -> Result<()> {
         let here: Vec<Option<u32>> = table
             .packs
             .iter()
@@ -465,7 +475,24 @@ fn decode_tables(mut r: Reader<'_>, packs: usize) -> Result<Vec<(FrameRef, u32)>
         }
         _ => Err(FormatError::invalid(WHAT, "a table that is no whole frame")),
     };
-    let tables: Vec<_> = recipe.slices(packs).map(whole).collect::<Result<_>>()?;
+    let mut tables = Vec::new();
+    for slice in recipe.slices(packs) {
+        if tables.len() as u64 >= limits::TABLES_MAX {
+            return Err(FormatError::TooLarge {
+                what: "tables of deltas",
+                limit: limits::TABLES_MAX,
+                got: limits::TABLES_MAX + 1,
+            });
+        }
+        tables.push(whole(slice)?);
+    }
+    let places: HashSet<_> = tables
+        .iter()
+        .map(|(frame, _)| (frame.pack, frame.offset))
+        .collect();
+    if places.len() != tables.len() {
+        return Err(FormatError::invalid(WHAT, "a table that is named twice"));
+    }
     if tables.is_empty() {
         return Err(FormatError::invalid(WHAT, "a section of no tables"));
     }

@@ -119,6 +119,9 @@ impl<'a> Patch<'a> {
                     break;
                 }
                 at += gaps.varint32()? as usize * WORD;
+                if at >= end {
+                    break;
+                }
                 put(out, from, at, word);
                 at += WORD;
             }

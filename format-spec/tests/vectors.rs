@@ -497,7 +497,8 @@ fn deltas_and_their_bases_are_read() {
     assert_eq!(manifest, values::manifest_of_tables());
     let table = DeltaTable::decode(&bytes("delta-table")).unwrap();
     assert_eq!(table, values::delta_table());
-    manifest.add_table(1, table).unwrap();
+    let numbers = manifest.pack_numbers();
+    manifest.add_table(1, table, &numbers).unwrap();
     assert_eq!(manifest.deltas.frames(), values::delta_table().frames);
 }
 

@@ -1,6 +1,7 @@
 //! Owns maps by chunk id.
 //!
-//! Always: takes an id's own bytes for its hash. They are from keyed BLAKE3: whoever does not know the repository's key cannot make them collide. Never: for other keys.
+//! Always: takes an id's own bytes for its hash. They are from keyed BLAKE3: whoever does not know the repository's key cannot make them collide. Never: for ids
+//! that were read from a store, which could be any.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use cryostore_format::manifest::{Body, Manifest, MapOf, PageMap, RunPlace};
 use cryostore_format::recipe::{FrameRef, Slice, Slices};
-use cryostore_format::{PackId, SnapshotId};
+use cryostore_format::{ChunkId, PackId, SnapshotId};
 
-use crate::chunk::ids::IdMap;
 use crate::limits;
 use crate::pack::directories::PackDirectory;
 
@@ -96,8 +95,8 @@ impl Base {
         &self,
         most: usize,
         mut directory: impl FnMut(PackId) -> Option<Arc<PackDirectory>>,
-    ) -> IdMap<BaseChunk> {
-        let mut out = IdMap::default();
+    ) -> HashMap<ChunkId, BaseChunk> {
+        let mut out = HashMap::new();
         // The newest stand last.
         for delta in self.manifest.deltas.frames().iter().rev() {
             let frame = delta.frame;
@@ -122,8 +121,8 @@ impl Base {
         &self,
         most: usize,
         mut directory: impl FnMut(PackId) -> Option<Arc<PackDirectory>>,
-    ) -> IdMap<BaseChunk> {
-        let mut out = IdMap::default();
+    ) -> HashMap<ChunkId, BaseChunk> {
+        let mut out = HashMap::new();
         for (n, stream) in (0..).zip(&self.manifest.streams) {
             if stream.page_size != 0 || !matches!(stream.body, Body::Recipe(_)) {
                 continue;

@@ -3,11 +3,11 @@
 //! Always: a base is a page that the base's manifest has, in packs that are there; pages that differ too much from theirs, or whose base cannot be read,
 //! are stored plainly; what was sealed was decoded, put together with its bases and compared. Never: fails an import because of a base.
 
+use cryostore_format::ChunkHash;
 use cryostore_format::delta::{BaseRun, DeltaFrame};
 use cryostore_format::manifest::Manifest;
 use cryostore_format::patch::{Patch, PatchWriter, WORD};
 use cryostore_format::recipe::{FrameRef, FrameSlice, Slice};
-use cryostore_format::{ChunkHash, limits as format_limits};
 
 use super::base::BaseChunk;
 use crate::codec::frame::{OpenFrame, SealedFrame, seal_patch};
@@ -82,7 +82,7 @@ pub(super) fn page_bases(
         .filter(move |(chunk, (version, _))| {
             // Pages that were not stored again when they should have been can stand on older numbers than the plan has.
             let chain = manifest.deltas.chain(&chunk.frame, chunk.number);
-            *version <= step.floor && chain < format_limits::DELTA_CHAIN_MAX
+            *version <= step.floor && chain < limits::DELTA_CHAIN
         })
         .map(|(chunk, _)| chunk)
 }
@@ -367,8 +367,11 @@ mod tests {
                 continue;
             }
             let delta = entry_of(frame, 4096, &bases, step, Some).unwrap();
-            // Refuses what readers refuse: a chain that is too long, a base that comes later.
+            // Refuses what readers refuse: a base that comes later, for one.
             manifest.deltas.add(delta, 0).unwrap();
+            for number in 0..frame.chunks {
+                assert!(manifest.deltas.chain(&frame, number) <= limits::DELTA_CHAIN);
+            }
             for (number, (page, _)) in (0..).zip(made) {
                 stood[page] = BaseChunk { frame, number };
             }

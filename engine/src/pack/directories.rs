@@ -17,6 +17,13 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::store::Store;
 
+/// Digest of the ids of a pack of deltas: of another pack's ids it is another one.
+fn ids_digest(id: PackId, ids: &[u8]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(id.as_bytes()).update(ids);
+    Digest::from_bytes(*hasher.finalize().as_bytes())
+}
+
 #[derive(Debug)]
 enum Tail {
     Mapped(Mapped),
@@ -142,7 +149,7 @@ impl Directories {
     /// Keeps the ids of a pack of deltas, which the pack itself does not have: without them its pages have to be put together to be compared.
     pub fn keep_ids(&self, id: PackId, ids: &[ChunkId]) {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
-        let digest = Digest::of(&bytes);
+        let digest = ids_digest(id, &bytes);
         self.write(&format!("{id}.ids"), &[digest.as_bytes(), &bytes]);
     }
 
@@ -164,7 +171,7 @@ impl Directories {
         let path = self.cache.as_ref()?.join(format!("{id}.ids"));
         let map = Mapped::open(&path).ok()?;
         let (digest, ids) = map.bytes().split_at_checked(blake3::OUT_LEN)?;
-        if Digest::of(ids).as_bytes() == digest {
+        if ids_digest(id, ids).as_bytes() == digest {
             return Some(map);
         }
         tracing::debug!("the ids of pack {id} are damaged");

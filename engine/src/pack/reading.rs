@@ -4,7 +4,7 @@
 //! frame is put together from the frames of its bases, the oldest first, and its own. A frame that cannot be decoded is named with its pack and place. Never: more than
 //! [`limits::WINDOW_STORED`] bytes of frames in memory at a time, however much a reading needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -143,7 +143,8 @@ impl Reading {
             let frames = packs.entry(frame.pack).or_default();
             frames.push((frame.offset, frame.stored_len));
         }
-        for (pack, frames) in packs {
+        for (pack, mut frames) in packs {
+            frames.sort_unstable();
             fetch_of_pack(store, manifest, pack, &frames, count, &mut self.fetched)?;
         }
         Ok(())
@@ -188,6 +189,7 @@ fn fetch_one(
 
 /// Reads the tables of a manifest, some at a time, and has it take in what they say.
 pub fn read_tables(store: &Store, manifest: &mut Manifest, key: &IdKey) -> Result<()> {
+    let packs = manifest.pack_numbers();
     let numbers: Vec<usize> = (0..manifest.tables.len()).collect();
     for numbers in numbers.chunks(limits::TABLES_AT_ONCE) {
         let known = &*manifest;
@@ -196,7 +198,7 @@ pub fn read_tables(store: &Store, manifest: &mut Manifest, key: &IdKey) -> Resul
             .map(|n| table(store, known, *n, key))
             .collect();
         for (n, table) in numbers.iter().zip(tables) {
-            take_in(manifest, *n, table?)?;
+            take_in(manifest, *n, table?, &packs)?;
         }
     }
     Ok(())
@@ -205,11 +207,17 @@ pub fn read_tables(store: &Store, manifest: &mut Manifest, key: &IdKey) -> Resul
 /// Reads table `n` of a manifest, and has it take in what it says.
 pub fn read_table(store: &Store, manifest: &mut Manifest, n: usize, key: &IdKey) -> Result<()> {
     let table = table(store, manifest, n, key)?;
-    take_in(manifest, n, table)
+    let packs = manifest.pack_numbers();
+    take_in(manifest, n, table, &packs)
 }
 
-fn take_in(manifest: &mut Manifest, n: usize, table: DeltaTable) -> Result<()> {
-    let taken = manifest.add_table(n, table);
+fn take_in(
+    manifest: &mut Manifest,
+    n: usize,
+    table: DeltaTable,
+    packs: &HashMap<PackId, u32>,
+) -> Result<()> {
+    let taken = manifest.add_table(n, table, packs);
     taken.map_err(|e| match manifest.tables.get(n) {
         Some((frame, _)) => damaged(manifest, frame, e),
         None => Error::stored("the manifest", e),
@@ -549,6 +557,59 @@ mod tests {
             );
             assert_eq!([&out[..5], &out[5 + len..]], [&[0xee; 5], &[0xee; 5]]);
         }
+    }
+
+    #[test]
+    fn frames_of_one_pack_are_fetched_in_whatever_order_they_are_decoded() {
+        let key = IdKey::from_bytes([7; 32]);
+        let store = Store::new(Arc::new(InMemory::new()), "memory").unwrap();
+        let id = PackId::from_bytes([1; 16]);
+        let mut pack = PackWriter::new(id, &Buffers::default()).unwrap();
+        let frames: Vec<FrameRef> = (0..3)
+            .map(|seed| {
+                let mut patch = PatchWriter::default();
+                patch.push(&[0; PAGE], &page(seed));
+                let hashes = vec![key.chunk_hash(&page(seed))];
+                let frame = seal_patch(hashes, &patch.finish(), PAGE).unwrap();
+                let entry = pack.push(&frame).unwrap();
+                FrameRef {
+                    pack: 0,
+                    offset: entry.offset,
+                    stored_len: entry.stored_len,
+                    first_chunk: entry.first_chunk,
+                    chunks: 1,
+                }
+            })
+            .collect();
+        store
+            .create(&object_name(id), pack.finish().unwrap().bytes)
+            .unwrap();
+        let mut manifest = Manifest {
+            packs: vec![id],
+            ..Manifest::default()
+        };
+        let base = Slice::Zero { len: PAGE as u64 };
+        for frame in frames.iter().rev() {
+            let delta = DeltaFrame {
+                frame: *frame,
+                page_size: PAGE as u32,
+                bases: vec![BaseRun { base, version: 1 }],
+            };
+            manifest.deltas.add(delta, 0).unwrap();
+        }
+        let mut reading = Reading::default();
+        for (n, frame) in frames.iter().enumerate() {
+            let slice = FrameSlice {
+                frame: *frame,
+                skip: 0,
+                take: 1,
+                len: PAGE as u64,
+            };
+            reading.add(&manifest, slice, 0, n * PAGE, PAGE);
+        }
+        let mut out = vec![0; 3 * PAGE];
+        reading.decode(&store, &manifest, &mut out).unwrap();
+        assert!(out == [page(0), page(1), page(2)].concat());
     }
 
     #[test]

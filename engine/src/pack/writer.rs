@@ -77,7 +77,9 @@ impl PackWriter {
     /// True when it is as large as packs are to be.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.bytes.len() >= limits::PACK_LEN
+        let last = self.directory.frames.last();
+        let chunks = last.map_or(0, |last| last.first_chunk + u32::from(last.chunks));
+        self.bytes.len() >= limits::PACK_LEN || chunks >= limits::PACK_CHUNKS
     }
 
     /// The whole object.

@@ -155,7 +155,7 @@ impl<'r> Writer<'r> {
         let mut found = [match hash {
             None => Found::Zero,
             Some(hash) => match self.base_piece(hash.id()) {
-                Some(chunk) if self.is_left_behind(&chunk.frame) => Found::Again(None),
+                Some(chunk) if self.left_behind.contains(&chunk.frame.pack) => Found::Again(None),
                 Some(chunk) => match self.base_frame(chunk) {
                     Some((frame, number)) => Found::Same(frame, number),
                     None => Found::Open,

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::ingest::base::{Base, BaseChunk};
 use crate::ingest::deltas;
 use crate::ingest::deltas::PageBase;
+use crate::limits;
 use crate::pack::reading::{Fetched, frame_hashes};
 
 impl<'r> Writer<'r> {
@@ -53,7 +54,8 @@ impl<'r> Writer<'r> {
 
     /// A page that is the same as the base's chunk: that chunk, if its pack is there; or the page once more, if later checkpoints are not to need that chunk.
     pub(super) fn keep_or_store_again(&mut self, chunk: BaseChunk) -> Found {
-        if self.is_left_behind(&chunk.frame) {
+        let base = self.base.filter(|_| !self.left_behind.is_empty());
+        if base.is_some_and(|base| self.is_left_behind(&base.manifest, &chunk.frame)) {
             return Found::Again(self.page_base(chunk, true));
         }
         if self.changed
@@ -87,36 +89,18 @@ impl<'r> Writer<'r> {
         base.is_some_and(|(manifest, step)| deltas::is_between(manifest, chunk, *step))
     }
 
-    /// True if a frame of the base, or one that any of its pages is made of, is in a pack that this manifest is not to need.
-    pub(super) fn is_left_behind(&mut self, frame: &FrameRef) -> bool {
-        let Some(base) = self.base.filter(|_| !self.left_behind.is_empty()) else {
-            return false;
-        };
-        let key = (frame.pack, frame.offset);
-        if let Some(known) = self.behind.get(&key) {
-            return *known;
-        }
-        let mut behind = self.left_behind.contains(&frame.pack);
-        if let Some(delta) = base.manifest.deltas.get(frame) {
-            for run in &delta.bases {
-                if let Slice::Frame(base) = run.base {
-                    behind = behind || self.is_left_behind(&base.frame);
-                }
-            }
-        }
-        self.behind.insert(key, behind);
-        behind
-    }
-
     /// What a changed page is to be made of, or one that is stored again; none if it is to be stored as it is.
     pub(super) fn page_base(&mut self, stood: BaseChunk, again: bool) -> Option<PageBase> {
         let (manifest, step) = self.delta_base.as_ref()?;
+        if self.runs >= limits::DELTA_RUNS {
+            return None;
+        }
         let manifest = Arc::clone(manifest);
         let mut bases = deltas::page_bases(&manifest, stood, *step);
         // All that it is put together of must be there, and stay.
-        let chunk = bases.find(|chunk| !self.is_left_behind(&chunk.frame))?;
-        self.needed(&manifest, &chunk.frame)?;
-        Some(PageBase { chunk, again })
+        let chunk = bases.find(|chunk| !self.is_left_behind(&manifest, &chunk.frame))?;
+        self.is_whole(&manifest, &chunk.frame)
+            .then_some(PageBase { chunk, again })
     }
 
     pub(super) fn base_piece(&mut self, id: ChunkId) -> Option<BaseChunk> {
@@ -149,11 +133,18 @@ impl<'r> Writer<'r> {
     /// A chunk of the base with its pack's number in this manifest, and all that it is made of.
     pub(super) fn base_frame(&mut self, chunk: BaseChunk) -> Option<(FrameRef, u16)> {
         let manifest = Arc::clone(&self.base?.manifest);
-        if manifest.deltas.get(&chunk.frame).is_some() {
-            self.needed(&manifest, &chunk.frame)?;
-            self.take_over(&manifest, &chunk.frame)?;
+        if !self.is_whole(&manifest, &chunk.frame) {
+            return None;
         }
+        self.take_over(&manifest, &chunk.frame)?;
         Some((self.base_frame_ref(chunk.frame)?, chunk.number))
+    }
+
+    /// True if the store has a pack of the base.
+    pub(super) fn base_pack_is_whole(&mut self, pack: u32) -> bool {
+        let packs = self.base.map(|base| &base.manifest.packs);
+        let pack = packs.and_then(|packs| packs.get(pack as usize)).copied();
+        pack.is_some_and(|pack| self.pack_is_whole(pack))
     }
 
     /// A frame of the base with its pack's number in this manifest; none if the pack is not there.

@@ -18,7 +18,7 @@ use cryostore_format::manifest::{Body, Manifest, Role, Stream, StreamIndex, Tran
 use cryostore_format::pack::FrameEntry;
 use cryostore_format::recipe::FrameRef;
 use cryostore_format::snapshot::{ClassCount, Classes};
-use cryostore_format::{ChunkHash, Digest, PackId};
+use cryostore_format::{ChunkHash, ChunkId, Digest, PackId};
 
 use crate::chunk::cdc::Cutter;
 use crate::chunk::ids::IdMap;
@@ -29,6 +29,7 @@ use crate::ingest::base::{Base, BaseChunk};
 use crate::ingest::deltas::{PageBase, Step};
 use crate::ingest::frames::{Finished, FrameNumber, FrameSink};
 use crate::ingest::stream::{Addresses, Cut, OpenStream, StreamSpec};
+use crate::limits;
 use crate::monitor::Monitor;
 use crate::pack::directories::{Directories, PackDirectory};
 use crate::repo::Repository;
@@ -54,8 +55,8 @@ pub(super) struct Writer<'r> {
     repo: &'r Repository,
     monitor: &'r dyn Monitor,
     base: Option<&'r Base>,
-    base_pieces: Option<IdMap<BaseChunk>>,
-    base_deltas: Option<IdMap<BaseChunk>>,
+    base_pieces: Option<HashMap<ChunkId, BaseChunk>>,
+    base_deltas: Option<HashMap<ChunkId, BaseChunk>>,
     /// The base's packs in this manifest's table; none once a pack was found missing.
     base_packs: Vec<Option<Option<u32>>>,
     directories: Directories,
@@ -71,12 +72,12 @@ pub(super) struct Writer<'r> {
     changed: bool,
     /// Ids of delta frames of the base, by its pack number and offset, where this node did not keep them.
     delta_ids: HashMap<(u32, u32), Vec<ChunkHash>>,
-    /// Frames of the base, and whether all that they are made of is there.
-    chains: HashMap<(u32, u32), bool>,
+    /// For each delta frame of the base, in their order, as far as it was asked: whether it can be referred to.
+    whole: Vec<bool>,
     /// Packs of the base that this manifest is not to need any more.
     left_behind: HashSet<u32>,
-    /// Frames of the base, and whether they, or what they are made of, are in one of these.
-    behind: HashMap<(u32, u32), bool>,
+    /// For each delta frame of the base, in their order, as far as it was asked: whether it, or what it is made of, is in one of these.
+    behind: Vec<bool>,
     /// Chunks of this session that the index does not have yet.
     known: IdMap<(FrameNumber, u16)>,
     packs: PackTable,
@@ -94,11 +95,14 @@ pub(super) struct Writer<'r> {
     tables: Vec<(FrameRef, u32)>,
     /// By their number there: in this order each comes after those that it needs.
     base_tables: BTreeMap<usize, (FrameRef, u32)>,
-    taken_over: HashSet<(u32, u32)>,
+    /// Delta frames of the base, by their number.
+    taken_over: HashSet<usize>,
     /// Packs of deltas that this session's tables name.
     delta_packs: HashSet<PackId>,
     /// Delta frames of this session that are in no table yet.
     untabled: Vec<DeltaFrame>,
+    /// Runs of bases in all delta frames of this session.
+    runs: usize,
     pages: Vec<Page>,
     found: Vec<Found>,
     /// What stood at the pages' addresses.
@@ -155,7 +159,7 @@ impl<'r> Writer<'r> {
         monitor: &'r dyn Monitor,
     ) -> Self {
         let delta_base = base
-            .filter(|_| deltas)
+            .filter(|base| deltas && base.manifest.deltas.run_count() <= limits::DELTA_RUNS)
             .map(|base| (Arc::clone(&base.manifest), Step::after(&base.manifest)));
         let sink_base = delta_base.as_ref().map(|(base, _)| Arc::clone(base));
         Self {
@@ -175,9 +179,9 @@ impl<'r> Writer<'r> {
             delta_base,
             changed: false,
             delta_ids: HashMap::new(),
-            chains: HashMap::new(),
+            whole: Vec::new(),
             left_behind: base.map(Base::small_packs).unwrap_or_default(),
-            behind: HashMap::new(),
+            behind: Vec::new(),
             known: IdMap::default(),
             packs: PackTable::default(),
             exists: HashMap::new(),
@@ -191,6 +195,7 @@ impl<'r> Writer<'r> {
             taken_over: HashSet::new(),
             delta_packs: HashSet::new(),
             untabled: Vec::new(),
+            runs: 0,
             pages: Vec::new(),
             found: Vec::new(),
             stood: Vec::new(),

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cryostore_format::delta::{DeltaTable, TablePack};
+use cryostore_format::delta::{DeltaFrame, DeltaTable, TablePack};
 use cryostore_format::manifest::Manifest;
 use cryostore_format::recipe::{FrameRef, Slice};
 
@@ -14,45 +14,82 @@ use crate::error::{Error, Kind, Result};
 use crate::ingest::deltas;
 use crate::limits;
 
+/// The frames that the pages of a delta frame are made of.
+fn bases(delta: &DeltaFrame) -> impl Iterator<Item = FrameRef> {
+    delta.bases.iter().filter_map(|run| match run.base {
+        Slice::Frame(base) => Some(base.frame),
+        Slice::Zero { .. } => None,
+    })
+}
+
 impl<'r> Writer<'r> {
-    /// Numbers of the packs that a frame of the base and its bases are in; none if one of them is not there.
-    pub(super) fn needed(&mut self, manifest: &Manifest, frame: &FrameRef) -> Option<()> {
-        let key = (frame.pack, frame.offset);
-        if let Some(whole) = self.chains.get(&key) {
-            return whole.then_some(());
-        }
-        let mut whole = self.base_frame_ref(*frame).is_some();
-        if let Some(delta) = manifest.deltas.get(frame) {
-            for run in &delta.bases {
-                if let Slice::Frame(base) = run.base {
-                    whole = whole && self.needed(manifest, &base.frame).is_some();
-                }
+    /// True if a frame of the base can be referred to: its pack is whole and, of a delta frame, so are that of its table and all that its pages are made of.
+    pub(super) fn is_whole(&mut self, manifest: &Manifest, frame: &FrameRef) -> bool {
+        let Some(rank) = manifest.deltas.rank(frame) else {
+            return self.base_pack_is_whole(frame.pack);
+        };
+        // All that a frame is made of comes before it.
+        while self.whole.len() <= rank {
+            let Some(delta) = manifest.deltas.frames().get(self.whole.len()) else {
+                return false;
+            };
+            let table = manifest.deltas.table_of(&delta.frame);
+            let table = table.and_then(|n| manifest.tables.get(n));
+            let mut whole = self.base_pack_is_whole(delta.frame.pack)
+                && table.is_some_and(|(table, _)| self.base_pack_is_whole(table.pack));
+            for base in bases(delta) {
+                whole = whole
+                    && match manifest.deltas.rank(&base) {
+                        Some(rank) => self.whole.get(rank).copied().unwrap_or(false),
+                        None => self.base_pack_is_whole(base.pack),
+                    };
             }
+            self.whole.push(whole);
         }
-        self.chains.insert(key, whole);
-        whole.then_some(())
+        self.whole.get(rank).copied().unwrap_or(false)
     }
 
-    /// Takes the table of a delta frame of the base, and those of the frames that it needs, over into this manifest.
-    pub(super) fn take_over(&mut self, manifest: &Manifest, frame: &FrameRef) -> Option<()> {
-        let Some(delta) = manifest.deltas.get(frame) else {
-            return Some(());
+    /// True if a frame of the base, or one that any of its pages is made of, is in a pack that this manifest is not to need.
+    pub(super) fn is_left_behind(&mut self, manifest: &Manifest, frame: &FrameRef) -> bool {
+        if self.left_behind.is_empty() {
+            return false;
+        }
+        let Some(rank) = manifest.deltas.rank(frame) else {
+            return self.left_behind.contains(&frame.pack);
         };
-        if !self.taken_over.insert((frame.pack, frame.offset)) {
-            return Some(());
+        while self.behind.len() <= rank {
+            let Some(delta) = manifest.deltas.frames().get(self.behind.len()) else {
+                return false;
+            };
+            let behind = self.left_behind.contains(&delta.frame.pack)
+                || bases(delta).any(|base| match manifest.deltas.rank(&base) {
+                    Some(rank) => self.behind.get(rank).copied().unwrap_or(true),
+                    None => self.left_behind.contains(&base.pack),
+                });
+            self.behind.push(behind);
         }
-        self.base_frame_ref(*frame)?;
-        for run in &delta.bases {
-            if let Slice::Frame(base) = run.base {
-                self.base_frame_ref(base.frame)?;
-                self.take_over(manifest, &base.frame)?;
+        self.behind.get(rank).copied().unwrap_or(true)
+    }
+
+    /// Takes the table of a delta frame of the base that is whole, and those of the frames that it needs, over into this manifest, with all of their packs.
+    pub(super) fn take_over(&mut self, manifest: &Manifest, frame: &FrameRef) -> Option<()> {
+        let mut open: Vec<usize> = manifest.deltas.rank(frame).into_iter().collect();
+        while let Some(rank) = open.pop() {
+            if !self.taken_over.insert(rank) {
+                continue;
             }
-        }
-        let table = manifest.deltas.table_of(frame)?;
-        if !self.base_tables.contains_key(&table) {
-            let (frame, len) = *manifest.tables.get(table)?;
-            let frame = self.base_frame_ref(frame)?;
-            self.base_tables.insert(table, (frame, len));
+            let delta = manifest.deltas.frames().get(rank)?;
+            self.base_frame_ref(delta.frame)?;
+            for base in bases(delta) {
+                self.base_frame_ref(base)?;
+                open.extend(manifest.deltas.rank(&base));
+            }
+            let table = manifest.deltas.table_of(&delta.frame)?;
+            if !self.base_tables.contains_key(&table) {
+                let (frame, len) = *manifest.tables.get(table)?;
+                let frame = self.base_frame_ref(frame)?;
+                self.base_tables.insert(table, (frame, len));
+            }
         }
         Some(())
     }
@@ -68,6 +105,7 @@ impl<'r> Writer<'r> {
             let (manifest, step) = (Arc::clone(manifest), *step);
             for base in &delta.bases {
                 let frame = &base.chunk.frame;
+                // It was whole when it was chosen, and what was found whole stays so for this session.
                 self.take_over(&manifest, frame).ok_or_else(lost)?;
                 if manifest.deltas.get(frame).is_some() {
                     let pack = manifest.packs.get(frame.pack as usize);
@@ -79,7 +117,9 @@ impl<'r> Writer<'r> {
             let frame = frame_ref(pack, &delta.placed.entry);
             let map = |frame| self.base_frame_ref(frame);
             let entry = deltas::entry_of(frame, delta.page_size, &delta.bases, step, map);
-            self.untabled.push(entry.ok_or_else(lost)?);
+            let entry = entry.ok_or_else(lost)?;
+            self.runs += entry.bases.len();
+            self.untabled.push(entry);
             // Those that are stored again are the same as in the base.
             let pages = delta.bases.iter().filter(|base| !base.again).count() as u64;
             let bytes = pages * u64::from(delta.page_size);

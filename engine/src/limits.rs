@@ -59,7 +59,7 @@ pub const SAMPLE_LEN: usize = 4 << 10;
 /// zstd's level for leaving bytes as they are: literals are not coded, and matches hardly looked for.
 pub const ZSTD_LEVEL_LEAVING: i32 = -1000;
 
-/// Ids of this session's chunks kept in memory before they move to the local index: 512 Ki entries, about 20 MiB.
+/// Ids of this session's chunks kept in memory before they move to the local index: 512 Ki entries, 30 MiB with the table's free places.
 pub const SESSION_IDS: usize = 512 << 10;
 /// Chunks of the base's other streams kept in memory: 256 Ki entries of 48 bytes; a root file system of 4 GiB.
 pub const BASE_CHUNKS: usize = 256 << 10;

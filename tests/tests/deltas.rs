@@ -375,6 +375,44 @@ fn a_cache_full_of_garbage_costs_time_and_no_checkpoint() {
     assert_no_problem(&place);
 }
 
+/// So much differs that the first table lies in the second pack of deltas.
+#[test]
+fn a_table_in_a_pack_that_is_not_whole_costs_space_and_not_the_checkpoint() {
+    const COUNT: usize = 9000;
+    let place = Place::new();
+    let mut pages = noise(COUNT * 4096, 1);
+    let first = checkpoint_of("heap", &pages, 4096);
+    place.import_bytes("in.tar", &first).unwrap();
+    let new = noise(COUNT * 2048, 2);
+    for (page, new) in pages.chunks_mut(4096).zip(new.chunks(2048)) {
+        page[..2040].copy_from_slice(&new[..2040]);
+    }
+    let tar = checkpoint_of("heap", &pages, 4096);
+    let second = place.import_bytes("in.tar", &tar).unwrap().snapshot;
+    let manifest = place.open().manifest(&second).unwrap();
+    let of_frames: BTreeSet<u32> = manifest
+        .deltas
+        .frames()
+        .iter()
+        .map(|d| d.frame.pack)
+        .collect();
+    let (table, _) = manifest.tables.last().unwrap();
+    assert!(of_frames.len() == 2 && manifest.deltas.frames()[0].frame.pack != table.pack);
+    // A byte more than its directory says: the pack is not referred to any more, though all in it can be read.
+    let path = place
+        .store_dir()
+        .join(object_name(manifest.packs[table.pack as usize]));
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.push(0);
+    fs::write(&path, bytes).unwrap();
+    pages[10 * 4096] ^= 1;
+    let changed = checkpoint_of("heap", &pages, 4096);
+    for tar in [&tar, &changed, &changed] {
+        let record = place.import_bytes("in.tar", tar).unwrap().snapshot;
+        assert!(place.bytes_of(&record) == *tar);
+    }
+}
+
 /// Tables hold 128 frames of 128 pages. One whose later half is needed no more names bases in a table that nothing needs any more.
 #[test]
 fn deltas_whose_bases_are_needed_no_more_are_passed_over() {

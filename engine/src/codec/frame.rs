@@ -1,4 +1,4 @@
-//! Owns the coding of a plain frame.
+//! Owns the coding of frames: plain ones, patches, tables.
 //!
 //! Always: what [`OpenFrame::seal`] gives was decoded and compared byte by byte (a bit that flips in memory, or a bug of ours or of the
 //! compressor, stays out of the store). Never: allocates more than the header's bounded lengths say.

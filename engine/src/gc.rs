@@ -17,7 +17,7 @@ use cryostore_format::{ManifestId, PackId};
 use crate::error::{Error, Kind, Result};
 use crate::index::{Index, segments};
 use crate::monitor::{Monitor, Phase, keep_going};
-use crate::pack;
+use crate::pack::{self, directories::Directories};
 use crate::repo::{LiveSession, Repository, Session};
 use crate::store::Listed;
 
@@ -260,6 +260,7 @@ fn apply(repo: &Repository, garbage: &[Garbage], monitor: &dyn Monitor) -> Resul
         repo.memory(),
         monitor,
     );
+    let mut directories = Directories::new(repo.store().clone(), repo.cache());
     let is_tombstone = |garbage: &&Garbage| garbage.name.starts_with("snapshots/");
     let (tombstones, others): (Vec<_>, Vec<_>) = garbage.iter().partition(is_tombstone);
     for (done, object) in (0..).zip(others.iter().chain(&tombstones)) {
@@ -269,12 +270,21 @@ fn apply(repo: &Repository, garbage: &[Garbage], monitor: &dyn Monitor) -> Resul
             repo.store().remove_leftover(&object.name)?;
             continue;
         }
+        let pack = pack::id_of(&object.name);
+        // What cannot be read any more is not needed any more.
+        let directory = pack.and_then(|id| directories.get(id).ok());
         repo.store().delete(&object.name)?;
-        if let Some(id) = pack::id_of(&object.name) {
+        if let Some(id) = pack {
+            let ids: Vec<_> = directory
+                .iter()
+                .flat_map(|directory| directory.ids())
+                .collect();
             // A stale entry does no harm: whoever follows it looks whether the pack is there.
-            let _ = index.forget(id);
+            let _ = index.forget(id, &ids);
             if let Some(cache) = repo.cache() {
-                let _ = std::fs::remove_file(cache.join("directories").join(id.to_string()));
+                let copies = cache.join("directories");
+                let _ = std::fs::remove_file(copies.join(id.to_string()));
+                let _ = std::fs::remove_file(copies.join(format!("{id}.ids")));
             }
         }
     }

@@ -283,8 +283,8 @@ impl LocalIndex {
             .ingest_external_file_opts(&options, vec![&self.new_file])
     }
 
-    /// Forgets a pack that is gone: its ids lead nowhere from now on.
-    pub fn forget(&self, pack: PackId) -> Result<()> {
+    /// Forgets a pack that is gone: its ids lead nowhere from now on. Those of them that are known are removed, if no other pack has them.
+    pub fn forget(&self, pack: PackId, ids: &[ChunkId]) -> Result<()> {
         if !self.is_owner() {
             return Ok(());
         }
@@ -293,6 +293,13 @@ impl LocalIndex {
             let mut batch = WriteBatch::default();
             if let Some(n) = number(&bytes) {
                 batch.delete(key(b'n', &n.to_le_bytes()));
+                let keys: Vec<_> = ids.iter().map(|id| key(b'c', id.as_bytes())).collect();
+                for (key, value) in keys.iter().zip(self.db.multi_get(&keys)) {
+                    let value = value.map_err(failed)?;
+                    if value.is_some_and(|value| number(&value) == Some(n)) {
+                        batch.delete(key);
+                    }
+                }
             }
             batch.delete(&pack_key);
             self.db.write(batch).map_err(failed)?;
@@ -378,14 +385,33 @@ mod tests {
                 None
             ]
         );
-        index.forget(a).unwrap();
+        index.forget(a, &ids(0, 10)[..5]).unwrap();
         assert_eq!(index.look_up(&wanted).unwrap()[0], None);
+        let has_key = |id: ChunkId| index.db.get(key(b'c', id.as_bytes())).unwrap().is_some();
+        let kept = ids(0, 10).into_iter().filter(|id| has_key(*id)).count();
+        assert_eq!(kept, 5, "those that were named are gone");
         index.insert(&of(a, ids(0, 10)), None).unwrap();
         assert_eq!(
             index.look_up(&wanted).unwrap()[0],
             Some(Location { pack: a, chunk: 3 })
         );
         assert_eq!(index.lookups(), 9);
+    }
+
+    #[test]
+    fn a_pack_that_is_forgotten_leaves_the_ids_that_another_pack_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (PackId::from_bytes([1; 16]), PackId::from_bytes([2; 16]));
+        let index = LocalIndex::open(dir.path(), Memory::default()).unwrap();
+        index.insert(&of(a, ids(0, 10)), None).unwrap();
+        index.insert(&of(b, ids(5, 10)), None).unwrap();
+        index.forget(a, &ids(0, 10)).unwrap();
+        let found = index.look_up(&ids(5, 5)).unwrap();
+        assert!(
+            found
+                .iter()
+                .all(|found| found.is_some_and(|found| found.pack == b))
+        );
     }
 
     #[test]

@@ -218,13 +218,13 @@ impl Index {
         Ok(())
     }
 
-    /// Forgets a pack that is gone.
-    pub fn forget(&self, pack: PackId) -> Result<()> {
+    /// Forgets a pack that is gone, and the ids that it had, as far as they are known.
+    pub fn forget(&self, pack: PackId, ids: &[ChunkId]) -> Result<()> {
         #[cfg(feature = "rocksdb")]
         if let Some(local) = &self.local {
-            return local.forget(pack);
+            return local.forget(pack, ids);
         }
-        let _ = pack;
+        let _ = (pack, ids);
         Ok(())
     }
 }

@@ -85,6 +85,11 @@ impl PackDirectory {
         Some(ChunkId::from_bytes(id))
     }
 
+    /// The ids of all chunks, as far as they are known.
+    pub fn ids(&self) -> impl Iterator<Item = ChunkId> {
+        (0..).map_while(|number| self.id(number))
+    }
+
     /// The frame that holds chunk `number`.
     #[must_use]
     pub fn frame_of(&self, number: u32) -> Option<&FrameEntry> {

@@ -7,8 +7,7 @@ use cryostore_format::recipe::{FrameSlice, Slice};
 
 use super::{Found, Writer, count, frame_ref};
 use crate::chunk::cdc::Cutter;
-use crate::chunk::page;
-use crate::chunk::page::Page;
+use crate::chunk::page::{self, Page};
 use crate::error::Result;
 use crate::ingest::base::{BaseChunk, BasePage};
 use crate::ingest::deltas::PageBase;

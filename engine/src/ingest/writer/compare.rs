@@ -11,8 +11,7 @@ use cryostore_format::{ChunkHash, ChunkId, Digest};
 use super::{Found, Writer, count};
 use crate::error::Result;
 use crate::ingest::base::{Base, BaseChunk};
-use crate::ingest::deltas;
-use crate::ingest::deltas::PageBase;
+use crate::ingest::deltas::{self, PageBase};
 use crate::limits;
 use crate::pack::reading::{Fetched, frame_hashes};
 

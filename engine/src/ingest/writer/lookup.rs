@@ -102,7 +102,7 @@ impl<'r> Writer<'r> {
             let Some(directory) = directory else {
                 // A store that does not answer right now is no reason to forget; an index that fails is no reason to stop.
                 if self.gone.contains(&pack)
-                    && let Err(e) = self.index().forget(pack)
+                    && let Err(e) = self.index().forget(pack, &[])
                 {
                     tracing::debug!("{e}");
                 }

@@ -561,6 +561,43 @@ mod tests {
     }
 
     #[test]
+    fn tables_and_pages_of_sizes_that_nobody_writes_are_refused() {
+        let plain = frame(0, 0, 16);
+        let of_size = |page_size: u32| {
+            let len = 8 * u64::from(page_size);
+            let base = Slice::Frame(FrameSlice {
+                frame: plain,
+                skip: 0,
+                take: 8,
+                len,
+            });
+            let bases = vec![BaseRun { base, version: 1 }];
+            DeltaFrame {
+                page_size,
+                ..delta(0, bases)
+            }
+        };
+        for (page_size, fits) in [
+            (4096, true),
+            (65_536, true),
+            (2048, false),
+            (12_288, false),
+            (131_072, false),
+        ] {
+            let table = DeltaTable::decode(&table(vec![of_size(page_size)]).encode());
+            assert_eq!(table.is_ok(), fits, "{page_size}");
+        }
+        let many = |count: u32| {
+            (0..count)
+                .map(|n| delta(n, vec![run(plain, 0, 8, 1)]))
+                .collect()
+        };
+        let most = u32::try_from(limits::TABLE_FRAMES_MAX).unwrap();
+        assert!(DeltaTable::decode(&table(many(most)).encode()).is_ok());
+        assert!(DeltaTable::decode(&table(many(most + 1)).encode()).is_err());
+    }
+
+    #[test]
     fn circles_and_long_chains_are_refused() {
         let deltas = added(sample()).unwrap();
         assert_eq!(deltas.frames(), sample());

@@ -155,8 +155,9 @@ fn check_snapshots(
 /// Reads the tables of deltas; the packs of those that cannot be read, and why, come back.
 fn read_tables(repo: &Repository, manifest: &mut Manifest) -> Result<Vec<(String, String)>> {
     let mut wrong = Vec::new();
+    let packs = manifest.pack_numbers();
     for n in 0..manifest.tables.len() {
-        let mut read = || problem_of(read_table(repo.store(), manifest, n, repo.key()));
+        let mut read = || problem_of(read_table(repo.store(), manifest, n, &packs, repo.key()));
         let failed = match read()? {
             Ok(()) => continue,
             Err(_) => read()?.err(),
@@ -183,25 +184,6 @@ impl Damage {
         pack.is_none_or(|pack| {
             self.packs.contains(pack) || self.frames.contains(&(*pack, frame.offset))
         })
-    }
-
-    /// Which delta frames of a manifest are damaged, or made of something that is: by pack number and offset.
-    fn deltas(&self, manifest: &Manifest) -> HashSet<(u32, u32)> {
-        let mut out: HashSet<(u32, u32)> = HashSet::new();
-        // Each comes after those that it needs.
-        for delta in manifest.deltas.frames() {
-            let bad_base = delta.bases.iter().any(|run| match &run.base {
-                Slice::Frame(base) => {
-                    out.contains(&(base.frame.pack, base.frame.offset))
-                        || self.has(manifest, &base.frame)
-                }
-                Slice::Zero { .. } => false,
-            });
-            if bad_base || self.has(manifest, &delta.frame) {
-                out.insert((delta.frame.pack, delta.frame.offset));
-            }
-        }
-        out
     }
 }
 
@@ -511,15 +493,19 @@ fn check_deltas(
         let Ok(manifest) = repo.manifest(record) else {
             continue;
         };
-        let touched = damage.deltas(&manifest);
+        let mut touched = Vec::new();
         for delta in manifest.deltas.frames() {
             keep_going(monitor)?;
             let Some(pack) = manifest.packs.get(delta.frame.pack as usize) else {
                 continue;
             };
             // What is made of a damaged frame is lost with it, which has been said of that one.
-            let place = (delta.frame.pack, delta.frame.offset);
-            if touched.contains(&place) || !done.insert((*pack, delta.frame.offset)) {
+            let is_touched = manifest
+                .deltas
+                .stands_on(&delta.frame, &mut touched, |frame| {
+                    damage.has(&manifest, frame)
+                });
+            if is_touched || !done.insert((*pack, delta.frame.offset)) {
                 continue;
             }
             let mut look = || {

@@ -281,11 +281,7 @@ fn apply(repo: &Repository, garbage: &[Garbage], monitor: &dyn Monitor) -> Resul
                 .collect();
             // A stale entry does no harm: whoever follows it looks whether the pack is there.
             let _ = index.forget(id, &ids);
-            if let Some(cache) = repo.cache() {
-                let copies = cache.join("directories");
-                let _ = std::fs::remove_file(copies.join(id.to_string()));
-                let _ = std::fs::remove_file(copies.join(format!("{id}.ids")));
-            }
+            directories.forget(id);
         }
     }
     Ok(())

@@ -39,6 +39,14 @@ impl DeltaFrame {
         self.frame.chunks as u64 * self.page_size as u64
     }
 
+    /// The frames that its pages are made of.
+    pub fn base_frames(&self) -> impl Iterator<Item = FrameRef> {
+        self.bases.iter().filter_map(|run| match run.base {
+            Slice::Frame(base) => Some(base.frame),
+            Slice::Zero { .. } => None,
+        })
+    }
+
     /// True for a frame without pages; there is none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -257,6 +265,28 @@ impl Deltas {
             .map(move |n| (n, start(n)))
             .take_while(move |(_, start)| *start < end)
             .filter_map(move |(n, start)| Some((start, bases.get(n)?, runs.get(n)?.1)))
+    }
+
+    /// True if `is` holds for a frame, or for any that its pages are made of. `known` keeps between calls what was found of each of [`Self::frames`].
+    pub fn stands_on(
+        &self,
+        frame: &FrameRef,
+        known: &mut Vec<bool>,
+        mut is: impl FnMut(&FrameRef) -> bool,
+    ) -> bool {
+        let Some(rank) = self.rank(frame) else {
+            return is(frame);
+        };
+        // All that a frame is made of comes before it.
+        for delta in self.frames.get(known.len()..=rank).unwrap_or_default() {
+            let found = is(&delta.frame)
+                || delta.base_frames().any(|base| match self.rank(&base) {
+                    Some(rank) => known.get(rank).copied().unwrap_or(true),
+                    None => is(&base),
+                });
+            known.push(found);
+        }
+        known.get(rank).copied().unwrap_or(true)
     }
 
     /// Runs of bases in all frames.

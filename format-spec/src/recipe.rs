@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::error::{FormatError, Result};
 use crate::limits;
-use crate::pack::FRAME_HEADER_LEN;
+use crate::pack::{FRAME_HEADER_LEN, FrameEntry};
 use crate::wire::{Put, Reader};
 
 /// Where a frame is, and which chunks it holds.
@@ -20,6 +20,20 @@ pub struct FrameRef {
     pub first_chunk: u32,
     /// Number of its chunks.
     pub chunks: u16,
+}
+
+impl FrameRef {
+    /// The frame that a line of the frame table of pack number `pack` tells of.
+    #[must_use]
+    pub const fn of(pack: u32, entry: &FrameEntry) -> Self {
+        Self {
+            pack,
+            offset: entry.offset,
+            stored_len: entry.stored_len,
+            first_chunk: entry.first_chunk,
+            chunks: entry.chunks,
+        }
+    }
 }
 
 /// Consecutive chunks of one frame.

@@ -17,7 +17,9 @@ use cryostore_engine::format::recipe::{FrameRef, Slice};
 use cryostore_engine::format::repository::Defaults;
 use cryostore_engine::format::snapshot::{Cost, SnapshotRecord};
 use cryostore_engine::gc::{self, GcOptions};
-use cryostore_engine::{BaseChoice, CheckpointReader, ImportOptions, Silent, Source, import};
+use cryostore_engine::{
+    BaseChoice, CheckpointReader, ImportOptions, Repository, Silent, Source, import,
+};
 use cryostore_tests::archives::{checkpoint_of, noise};
 use cryostore_tests::{Place, bytes_of, open_at};
 
@@ -100,6 +102,12 @@ fn longest_chain(manifest: &Manifest) -> usize {
 fn assert_no_problem(place: &Place) {
     let report = check::check(&place.open(), &CheckOptions { read_data: true }, &Silent).unwrap();
     assert_eq!(report.problems, []);
+}
+
+/// From a pipe, as it were.
+fn import_as(repo: &Repository, tar: &[u8], options: &ImportOptions) -> SnapshotRecord {
+    let source = Source::Stream(Box::new(std::io::Cursor::new(tar.to_vec())));
+    import(repo, source, options, &Silent).unwrap().snapshot
 }
 
 fn needed_packs(all: &[(SnapshotRecord, Vec<u8>)]) -> Vec<u64> {
@@ -230,12 +238,11 @@ fn a_node_that_does_not_have_the_ids_of_deltas_finds_the_same_pages() {
     let (_, tar) = all.last().unwrap();
     for cache in [Some(place.path("other-cache")), None] {
         let repo = open_at(&place.store_dir(), cache.as_deref()).unwrap();
-        let source = Source::Stream(Box::new(std::io::Cursor::new(tar.clone())));
-        let again = import(&repo, source, &ImportOptions::default(), &Silent).unwrap();
-        let classes = again.snapshot.cost.classes;
+        let again = import_as(&repo, tar, &ImportOptions::default());
+        let classes = again.cost.classes;
         assert_eq!(classes.same.pages, PAGES as u64, "{classes:?}");
-        assert_eq!(again.snapshot.cost.packs_added, 0);
-        assert!(bytes_of(&repo, &again.snapshot, &Silent).unwrap() == *tar);
+        assert_eq!(again.cost.packs_added, 0);
+        assert!(bytes_of(&repo, &again, &Silent).unwrap() == *tar);
     }
 }
 
@@ -249,9 +256,8 @@ fn without_deltas_a_changed_page_is_stored_whole() {
         deltas: Some(false),
         ..ImportOptions::default()
     };
-    let source = Source::Stream(Box::new(std::io::Cursor::new(tar.clone())));
     let repo = place.open();
-    let second = import(&repo, source, &options, &Silent).unwrap().snapshot;
+    let second = import_as(&repo, &tar, &options);
     assert_eq!(second.cost.classes.delta.pages, 0);
     assert!(second.cost.classes.new.pages > 110);
     assert_eq!(repo.manifest(&second).unwrap().tables, []);
@@ -308,10 +314,7 @@ fn a_repository_says_whether_its_imports_make_deltas_and_an_import_may_say_other
             ..ImportOptions::default()
         };
         let tar = heap.next();
-        let source = Source::Stream(Box::new(std::io::Cursor::new(tar.clone())));
-        let record = import(&place.open(), source, &options, &Silent)
-            .unwrap()
-            .snapshot;
+        let record = import_as(&place.open(), &tar, &options);
         assert_eq!(record.cost.classes.delta.pages > 0, made, "{wanted:?}");
         assert!(place.bytes_of(&record) == tar);
     }
@@ -330,10 +333,7 @@ fn a_base_of_another_container_or_page_size_is_as_good_as_it_can_be() {
             base: BaseChoice::Snapshot(all[2].0.id.to_string()),
             ..ImportOptions::default()
         };
-        let source = Source::Stream(Box::new(std::io::Cursor::new(tar.clone())));
-        let record = import(&place.open(), source, &options, &Silent)
-            .unwrap()
-            .snapshot;
+        let record = import_as(&place.open(), &tar, &options);
         assert_eq!(record.base, Some(all[2].0.id));
         assert!(place.bytes_of(&record) == tar, "{name}, {page_size}");
     }

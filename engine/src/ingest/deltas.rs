@@ -20,7 +20,7 @@ use crate::store::Store;
 ///
 /// Each import with deltas has the next number. Its deltas are made against what stood there when the import was made whose number, in base 4, has a last digit
 /// that is smaller by one: 33 against 32, 32 against 31, 30 against 20, 100 against what is plain. A page that an import between has changed, and this one has not, is stored
-/// again in the same way. So a checkpoint needs the delta frames of few imports only, 10 at most, and what lies between is needed by no later one.
+/// again in the same way. So a checkpoint needs the delta frames of some ten imports, and what lies between is mostly needed by no later one (pages that moved, or come before the first changed one, stay).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Step {
     version: u8,

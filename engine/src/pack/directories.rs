@@ -151,6 +151,15 @@ impl Directories {
         self.write(&id.to_string(), &[&pack_len.to_le_bytes(), tail]);
     }
 
+    /// Removes what is kept of a pack that is gone.
+    pub fn forget(&mut self, id: PackId) {
+        self.open.remove(&id);
+        if let Some(dir) = &self.cache {
+            let _ = std::fs::remove_file(dir.join(id.to_string()));
+            let _ = std::fs::remove_file(dir.join(format!("{id}.ids")));
+        }
+    }
+
     /// Keeps the ids of a pack of deltas, which the pack itself does not have: without them its pages have to be put together to be compared.
     pub fn keep_ids(&self, id: PackId, ids: &[ChunkId]) {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();

@@ -204,11 +204,16 @@ pub fn read_tables(store: &Store, manifest: &mut Manifest, key: &IdKey) -> Resul
     Ok(())
 }
 
-/// Reads table `n` of a manifest, and has it take in what it says.
-pub fn read_table(store: &Store, manifest: &mut Manifest, n: usize, key: &IdKey) -> Result<()> {
+/// Reads table `n` of a manifest, and has it take in what it says. `packs` are [`Manifest::pack_numbers`].
+pub fn read_table(
+    store: &Store,
+    manifest: &mut Manifest,
+    n: usize,
+    packs: &HashMap<PackId, u32>,
+    key: &IdKey,
+) -> Result<()> {
     let table = table(store, manifest, n, key)?;
-    let packs = manifest.pack_numbers();
-    take_in(manifest, n, table, &packs)
+    take_in(manifest, n, table, packs)
 }
 
 fn take_in(
@@ -440,13 +445,7 @@ mod tests {
             let entry = pack_of_one.push(frame).unwrap();
             let sealed = pack_of_one.finish().unwrap();
             store.create(&object_name(id), sealed.bytes).unwrap();
-            FrameRef {
-                pack,
-                offset: entry.offset,
-                stored_len: entry.stored_len,
-                first_chunk: entry.first_chunk,
-                chunks: entry.chunks,
-            }
+            FrameRef::of(pack, &entry)
         };
         let hashes = |pages: &[u8]| pages.chunks(PAGE).map(|p| key.chunk_hash(p)).collect();
         let base = |frame, skip, take: u16| {
@@ -572,13 +571,7 @@ mod tests {
                 let hashes = vec![key.chunk_hash(&page(seed))];
                 let frame = seal_patch(hashes, &patch.finish(), PAGE).unwrap();
                 let entry = pack.push(&frame).unwrap();
-                FrameRef {
-                    pack: 0,
-                    offset: entry.offset,
-                    stored_len: entry.stored_len,
-                    first_chunk: entry.first_chunk,
-                    chunks: 1,
-                }
+                FrameRef::of(0, &entry)
             })
             .collect();
         store

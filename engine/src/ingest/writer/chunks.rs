@@ -3,9 +3,9 @@
 //! Always: chunks of a slab are compared together, and taken in their order. Never: holds more than a slab.
 
 use cryostore_format::ChunkHash;
-use cryostore_format::recipe::{FrameSlice, Slice};
+use cryostore_format::recipe::{FrameRef, FrameSlice, Slice};
 
-use super::{Found, Writer, count, frame_ref};
+use super::{Found, Writer, count};
 use crate::chunk::cdc::Cutter;
 use crate::chunk::page::{self, Page};
 use crate::error::Result;
@@ -294,7 +294,7 @@ impl<'r> Writer<'r> {
                 // This session puts it: no look at the store is needed, and it may not be there yet.
                 exists.insert(placed.pack, true);
             });
-            frame_ref(pack, &placed.entry)
+            FrameRef::of(pack, &placed.entry)
         };
         stream.settle(|chunks, recipe| {
             let InFrame {

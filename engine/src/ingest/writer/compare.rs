@@ -53,8 +53,10 @@ impl<'r> Writer<'r> {
 
     /// A page that is the same as the base's chunk: that chunk, if its pack is there; or the page once more, if later checkpoints are not to need that chunk.
     pub(super) fn keep_or_store_again(&mut self, chunk: BaseChunk) -> Found {
-        let base = self.base.filter(|_| !self.left_behind.is_empty());
-        if base.is_some_and(|base| self.is_left_behind(&base.manifest, &chunk.frame)) {
+        if self
+            .base
+            .is_some_and(|base| self.is_left_behind(&base.manifest, &chunk.frame))
+        {
             return Found::Again(self.page_base(chunk, true));
         }
         if self.changed
@@ -132,10 +134,12 @@ impl<'r> Writer<'r> {
     /// A chunk of the base with its pack's number in this manifest, and all that it is made of.
     pub(super) fn base_frame(&mut self, chunk: BaseChunk) -> Option<(FrameRef, u16)> {
         let manifest = Arc::clone(&self.base?.manifest);
-        if !self.is_whole(&manifest, &chunk.frame) {
-            return None;
+        if manifest.deltas.rank(&chunk.frame).is_some() {
+            if !self.is_whole(&manifest, &chunk.frame) {
+                return None;
+            }
+            self.take_over(&manifest, &chunk.frame)?;
         }
-        self.take_over(&manifest, &chunk.frame)?;
         Some((self.base_frame_ref(chunk.frame)?, chunk.number))
     }
 

@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
+use cryostore_format::recipe::FrameRef;
 use cryostore_format::{ChunkHash, ChunkId, PackId};
 
-use super::{Found, Writer, frame_ref};
+use super::{Found, Writer};
 use crate::error::Result;
 use crate::index::{Index, Location, Opening};
 use crate::limits;
@@ -127,7 +128,7 @@ impl<'r> Writer<'r> {
         chunk: u32,
     ) -> Option<Found> {
         let entry = *directory.frame_of(chunk)?;
-        let frame = frame_ref(self.packs.number(pack, || {}), &entry);
+        let frame = FrameRef::of(self.packs.number(pack, || {}), &entry);
         Some(Found::Elsewhere(
             frame,
             u16::try_from(chunk - entry.first_chunk).ok()?,

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use cryostore_format::delta::DeltaFrame;
 use cryostore_format::manifest::{Body, Manifest, Role, Stream, StreamIndex, Transform};
-use cryostore_format::pack::FrameEntry;
 use cryostore_format::recipe::FrameRef;
 use cryostore_format::snapshot::{ClassCount, Classes};
 use cryostore_format::{ChunkHash, ChunkId, Digest, PackId};
@@ -72,8 +71,8 @@ pub(super) struct Writer<'r> {
     changed: bool,
     /// Ids of delta frames of the base, by its pack number and offset, where this node did not keep them.
     delta_ids: HashMap<(u32, u32), Vec<ChunkHash>>,
-    /// For each delta frame of the base, in their order, as far as it was asked: whether it can be referred to.
-    whole: Vec<bool>,
+    /// For each delta frame of the base, in their order, as far as it was asked: whether a pack is missing to refer to it.
+    broken: Vec<bool>,
     /// Packs of the base that this manifest is not to need any more.
     left_behind: HashSet<u32>,
     /// For each delta frame of the base, in their order, as far as it was asked: whether it, or what it is made of, is in one of these.
@@ -128,16 +127,6 @@ impl PackTable {
     }
 }
 
-fn frame_ref(pack: u32, entry: &FrameEntry) -> FrameRef {
-    FrameRef {
-        pack,
-        offset: entry.offset,
-        stored_len: entry.stored_len,
-        first_chunk: entry.first_chunk,
-        chunks: entry.chunks,
-    }
-}
-
 /// What the writer has made.
 pub(super) struct Written {
     pub(super) packs: Vec<PackId>,
@@ -179,7 +168,7 @@ impl<'r> Writer<'r> {
             delta_base,
             changed: false,
             delta_ids: HashMap::new(),
-            whole: Vec::new(),
+            broken: Vec::new(),
             left_behind: base.map(Base::small_packs).unwrap_or_default(),
             behind: Vec::new(),
             known: IdMap::default(),

@@ -4,71 +4,35 @@
 
 use std::sync::Arc;
 
-use cryostore_format::delta::{DeltaFrame, DeltaTable, TablePack};
+use cryostore_format::delta::{DeltaTable, TablePack};
 use cryostore_format::manifest::Manifest;
 use cryostore_format::recipe::{FrameRef, Slice};
 
-use super::{PackTable, Writer, count, frame_ref};
+use super::{PackTable, Writer, count};
 use crate::codec::frame::seal_table;
 use crate::error::{Error, Kind, Result};
 use crate::ingest::deltas;
 use crate::limits;
 
-/// The frames that the pages of a delta frame are made of.
-fn bases(delta: &DeltaFrame) -> impl Iterator<Item = FrameRef> {
-    delta.bases.iter().filter_map(|run| match run.base {
-        Slice::Frame(base) => Some(base.frame),
-        Slice::Zero { .. } => None,
-    })
-}
-
 impl<'r> Writer<'r> {
     /// True if a frame of the base can be referred to: its pack is whole and, of a delta frame, so are that of its table and all that its pages are made of.
     pub(super) fn is_whole(&mut self, manifest: &Manifest, frame: &FrameRef) -> bool {
-        let Some(rank) = manifest.deltas.rank(frame) else {
-            return self.base_pack_is_whole(frame.pack);
-        };
-        // All that a frame is made of comes before it.
-        while self.whole.len() <= rank {
-            let Some(delta) = manifest.deltas.frames().get(self.whole.len()) else {
-                return false;
-            };
-            let table = manifest.deltas.table_of(&delta.frame);
+        let mut broken = std::mem::take(&mut self.broken);
+        let found = manifest.deltas.stands_on(frame, &mut broken, |frame| {
+            let table = manifest.deltas.table_of(frame);
             let table = table.and_then(|n| manifest.tables.get(n));
-            let mut whole = self.base_pack_is_whole(delta.frame.pack)
-                && table.is_some_and(|(table, _)| self.base_pack_is_whole(table.pack));
-            for base in bases(delta) {
-                whole = whole
-                    && match manifest.deltas.rank(&base) {
-                        Some(rank) => self.whole.get(rank).copied().unwrap_or(false),
-                        None => self.base_pack_is_whole(base.pack),
-                    };
-            }
-            self.whole.push(whole);
-        }
-        self.whole.get(rank).copied().unwrap_or(false)
+            !self.base_pack_is_whole(frame.pack)
+                || table.is_some_and(|(table, _)| !self.base_pack_is_whole(table.pack))
+        });
+        self.broken = broken;
+        !found
     }
 
     /// True if a frame of the base, or one that any of its pages is made of, is in a pack that this manifest is not to need.
     pub(super) fn is_left_behind(&mut self, manifest: &Manifest, frame: &FrameRef) -> bool {
-        if self.left_behind.is_empty() {
-            return false;
-        }
-        let Some(rank) = manifest.deltas.rank(frame) else {
-            return self.left_behind.contains(&frame.pack);
-        };
-        while self.behind.len() <= rank {
-            let Some(delta) = manifest.deltas.frames().get(self.behind.len()) else {
-                return false;
-            };
-            let behind = self.left_behind.contains(&delta.frame.pack)
-                || bases(delta).any(|base| match manifest.deltas.rank(&base) {
-                    Some(rank) => self.behind.get(rank).copied().unwrap_or(true),
-                    None => self.left_behind.contains(&base.pack),
-                });
-            self.behind.push(behind);
-        }
-        self.behind.get(rank).copied().unwrap_or(true)
+        let (packs, known) = (&self.left_behind, &mut self.behind);
+        let is_in = |frame: &FrameRef| packs.contains(&frame.pack);
+        !packs.is_empty() && manifest.deltas.stands_on(frame, known, is_in)
     }
 
     /// Takes the table of a delta frame of the base that is whole, and those of the frames that it needs, over into this manifest, with all of their packs.
@@ -80,7 +44,7 @@ impl<'r> Writer<'r> {
             }
             let delta = manifest.deltas.frames().get(rank)?;
             self.base_frame_ref(delta.frame)?;
-            for base in bases(delta) {
+            for base in delta.base_frames() {
                 self.base_frame_ref(base)?;
                 open.extend(manifest.deltas.rank(&base));
             }
@@ -114,7 +78,7 @@ impl<'r> Writer<'r> {
             }
             self.delta_packs.insert(delta.placed.pack);
             let pack = self.packs.number(delta.placed.pack, || {});
-            let frame = frame_ref(pack, &delta.placed.entry);
+            let frame = FrameRef::of(pack, &delta.placed.entry);
             let map = |frame| self.base_frame_ref(frame);
             let entry = deltas::entry_of(frame, delta.page_size, &delta.bases, step, map);
             let entry = entry.ok_or_else(lost)?;
@@ -164,7 +128,7 @@ impl<'r> Writer<'r> {
         let sealed = seal_table(self.repo.key(), &table)?;
         let placed = self.sink.add(&sealed, &self.directories)?;
         let pack = self.packs.number(placed.pack, || {});
-        let frame = frame_ref(pack, &placed.entry);
+        let frame = FrameRef::of(pack, &placed.entry);
         self.tables.push((frame, sealed.header.plain_len));
         self.exists
             .extend(self.sink.ended_packs().map(|pack| (pack, true)));

@@ -8,17 +8,22 @@
 //!
 //! `look` reads, `plan` decides (pure), `apply` removes.
 
+mod sparse;
+
 use std::collections::{HashMap, HashSet};
 
 use cryostore_format::repository::{OBJECT_NAME, Role};
 use cryostore_format::session::{Place, Work};
 use cryostore_format::{ManifestId, PackId};
 
+pub use self::sparse::SparsePack;
+use self::sparse::Uses;
 use crate::error::{Error, Kind, Result};
 use crate::index::{Index, segments};
 use crate::monitor::{Monitor, Phase, keep_going};
+use crate::pack::reading::read_tables;
 use crate::pack::{self, directories::Directories};
-use crate::repo::{LiveSession, Repository, Session};
+use crate::repo::{LiveSession, Repository, Session, is_collection};
 use crate::store::Listed;
 
 /// How to collect.
@@ -56,6 +61,8 @@ pub struct GcReport {
     pub ended_sessions: Vec<String>,
     /// Objects that are none of ours; they stay.
     pub foreign: Vec<String>,
+    /// Packs that imports leave behind from now on.
+    pub leaving: Vec<SparsePack>,
 }
 
 const LEFTOVER: &str = "a write that was cut off left it";
@@ -70,6 +77,9 @@ struct Seen {
     segments: HashMap<String, Option<Vec<PackId>>>,
     /// Tombstones that may go.
     tombstones: HashSet<String>,
+    /// What earlier collections left for imports.
+    collections: HashMap<String, Option<HashSet<PackId>>>,
+    uses: Uses,
 }
 
 /// Removes what no snapshot needs.
@@ -89,7 +99,7 @@ pub fn collect(repo: &Repository, options: &GcOptions, monitor: &dyn Monitor) ->
         });
     }
     if !options.dry_run {
-        apply(repo, &report.garbage, monitor)?;
+        apply(repo, &report, &seen, monitor)?;
         report.removed = true;
     }
     Ok(report)
@@ -163,14 +173,30 @@ fn look(repo: &Repository, proved: &[Place], monitor: &dyn Monitor) -> Result<Se
         ..Seen::default()
     };
     let total = list.snapshots.len() as u64;
-    for (done, record) in (0..).zip(&list.snapshots) {
+    let mut lineages = HashSet::new();
+    let (newest, older): (Vec<_>, Vec<_>) = list
+        .snapshots
+        .iter()
+        .partition(|record| lineages.insert(record.lineage));
+    for (done, record) in (0_u64..).zip(newest.iter().chain(&older)) {
         keep_going(monitor)?;
         monitor.progress(Phase::Collect, done, Some(total));
-        let manifest = repo.manifest_alone(record).map_err(|e| {
+        let mut manifest = repo.manifest_alone(record).map_err(|e| {
             e.hint("nothing was removed; delete the snapshot if it is lost, then collect again")
         })?;
-        seen.needed_packs.extend(manifest.packs);
         seen.needed_manifests.insert(record.manifest.id);
+        seen.needed_packs.extend(&manifest.packs);
+        match read_tables(repo.store(), &mut manifest, repo.key()) {
+            Ok(()) => seen.uses.add(&manifest),
+            Err(_) => seen.uses.add_whole(&manifest),
+        }
+        if done + 1 == newest.len() as u64 {
+            seen.uses.end_of_newest();
+        }
+    }
+    for (name, record) in repo.collections()? {
+        let leave = record.ok().map(|record| record.leave.into_iter().collect());
+        seen.collections.insert(name, leave);
     }
     // The tombstone of a session that was ended must outlive every late commit of it. It may go only if its process is proved to be gone; that of a
     // snapshot that was deleted may go, since its commit was over.
@@ -190,9 +216,13 @@ fn look(repo: &Repository, proved: &[Place], monitor: &dyn Monitor) -> Result<Se
 
 /// Decides for each object. Pure.
 fn plan(seen: &Seen) -> GcReport {
-    let mut report = GcReport::default();
+    let mut report = GcReport {
+        leaving: choose(seen),
+        ..GcReport::default()
+    };
+    let told = leave_record(seen, &report.leaving);
     for object in &seen.objects {
-        match judge(seen, &object.name) {
+        match judge(seen, told, &object.name) {
             Judgement::Keep => report.kept_bytes += object.len,
             Judgement::Foreign => report.foreign.push(object.name.clone()),
             Judgement::Garbage(reason) => {
@@ -208,13 +238,31 @@ fn plan(seen: &Seen) -> GcReport {
     report
 }
 
+/// The packs that imports are to leave behind.
+fn choose(seen: &Seen) -> Vec<SparsePack> {
+    let packs = seen
+        .objects
+        .iter()
+        .filter_map(|object| Some((pack::id_of(&object.name)?, object.len)));
+    let already = seen.collections.values().flatten().flatten().copied();
+    seen.uses.choose(&packs.collect(), &already.collect())
+}
+
+/// The record that tells imports of just these packs already, if there is one.
+fn leave_record<'s>(seen: &'s Seen, leaving: &[SparsePack]) -> Option<&'s str> {
+    let leaving: HashSet<_> = leaving.iter().map(|pack| pack.id).collect();
+    let same = |found: &&HashSet<PackId>| !found.is_empty() && **found == leaving;
+    let mut found = seen.collections.iter();
+    found.find_map(|(name, leave)| leave.as_ref().filter(same).map(|_| name.as_str()))
+}
+
 enum Judgement {
     Keep,
     Foreign,
     Garbage(&'static str),
 }
 
-fn judge(seen: &Seen, name: &str) -> Judgement {
+fn judge(seen: &Seen, told: Option<&str>, name: &str) -> Judgement {
     if name == OBJECT_NAME {
         return Judgement::Keep;
     }
@@ -248,13 +296,25 @@ fn judge(seen: &Seen, name: &str) -> Judgement {
             None => Judgement::Foreign,
         },
         "sessions" => Judgement::Keep,
+        "gc" if is_collection(name) => {
+            // One that came since is a later collection's.
+            if told == Some(name) || !seen.collections.contains_key(name) {
+                Judgement::Keep
+            } else {
+                Judgement::Garbage("this collection takes its place")
+            }
+        }
         _ => Judgement::Foreign,
     }
 }
 
-/// Removes garbage. Tombstones go last; nothing else needs an order, since nothing that stays refers to any of it: a crash between leaves only what
+/// Tells imports which packs to leave behind, and removes garbage. Tombstones go last; nothing else needs an order, since nothing that stays refers to any of it: a crash between leaves only what
 /// the next run finds again.
-fn apply(repo: &Repository, garbage: &[Garbage], monitor: &dyn Monitor) -> Result<()> {
+fn apply(repo: &Repository, report: &GcReport, seen: &Seen, monitor: &dyn Monitor) -> Result<()> {
+    let garbage = &report.garbage;
+    if !report.leaving.is_empty() && leave_record(seen, &report.leaving).is_none() {
+        repo.put_collection(report.leaving.iter().map(|pack| pack.id).collect())?;
+    }
     let index = Index::open_without_segments(
         repo.index_dir().as_deref().filter(|dir| dir.exists()),
         repo.memory(),

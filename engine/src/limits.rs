@@ -34,11 +34,14 @@ pub const TABLES_AT_ONCE: usize = 16;
 pub const DELTA_IDS: usize = 512;
 /// 16 MiB: a pack is one request to an object store; larger ones gain nothing there and cost memory.
 pub const PACK_LEN: usize = 16 << 20;
-/// A snapshot that needs less than 1 MiB of a pack, and more such packs than 32, has what it needs of them stored again by the next import. Each import leaves
-/// a pack with the few chunks that were new in it: so a checkpoint needs a pack for each 16 MiB, 32 small ones, and those of its deltas.
-pub const SMALL_PACKS: usize = 32;
+/// Each import leaves a pack with the few chunks that were new in it. What a snapshot needs of more than 8 packs of which it needs less than 1 MiB is stored again together, once the
+/// deltas that stand on it are made anew: with deltas that is every 16th import, for what the 16 before it have stored.
+pub const SMALL_PACKS: usize = 8;
 /// See [`SMALL_PACKS`].
 pub const SMALL_PACK: u64 = 1 << 20;
+/// Of packs of which less than half is needed, imports leave as many behind as make them store again a fourth of their newest checkpoints, one pack's worth at least: the sparsest
+/// first. They do so once in 64 imports.
+pub const LEAVE_PART: u64 = 4;
 /// 1 Mi chunks: 16 MiB of ids. Pages that all changed in the same way take less than a byte each.
 pub const PACK_CHUNKS: u32 = 1 << 20;
 /// Packs in flight to the store, besides the one being filled: 32 MiB.
@@ -104,6 +107,10 @@ pub const DERIVED_LEN: u64 = 64 << 20;
 pub const WINDOW_LEN: u64 = 2 << 20;
 /// Bytes of frames that one window may need: a fragmented or hostile snapshot makes small windows, not large ones.
 pub const WINDOW_STORED: u64 = 4 << 20;
+/// 24 MiB of frames that were wanted in part are kept for other windows of an export, or other deltas of an import. What one import stored is in the order of addresses, so that a frame or two
+/// of each import that a checkpoint needs are enough to decode each frame once. After 120 checkpoints of a drifting heap an export takes 0.36 s of CPU with 16, 32 or 64 MiB, 0.66 s
+/// with plain frames only, 0.8 s without.
+pub const KEPT_FRAMES: usize = 24 << 20;
 /// Windows that are fetched and wait to be decoded.
 pub const WINDOWS_WAITING: usize = 2;
 /// Windows that are decoded side by side at most, besides one that is waited for: 16 cores, 100 MiB.

@@ -68,6 +68,11 @@ impl Memory {
         self.share(limits::INDEX_CACHE)
     }
 
+    /// Bytes of frames that are kept since more of them may be wanted.
+    pub(crate) fn kept_frames(self) -> usize {
+        self.share(limits::KEPT_FRAMES)
+    }
+
     /// Windows that an export decodes side by side.
     pub(crate) fn windows(self) -> usize {
         let cores = 2 * rayon::current_num_threads();

@@ -27,6 +27,8 @@ pub enum ObjectType {
     Tombstone = 4,
     /// `sessions/…`
     Session = 5,
+    /// `gc/…`
+    Collection = 6,
 }
 
 impl ObjectType {
@@ -39,6 +41,7 @@ impl ObjectType {
             Self::Snapshot => "snapshot record",
             Self::Tombstone => "tombstone",
             Self::Session => "session record",
+            Self::Collection => "collection record",
         }
     }
 
@@ -49,6 +52,7 @@ impl ObjectType {
             3 => Self::Snapshot,
             4 => Self::Tombstone,
             5 => Self::Session,
+            6 => Self::Collection,
             _ => return None,
         })
     }

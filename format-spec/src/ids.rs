@@ -128,6 +128,10 @@ fixed_bytes!(
     SessionId, ID_LEN
 );
 fixed_bytes!(
+    /// Names the record of a collection of garbage; random.
+    CollectionId, ID_LEN
+);
+fixed_bytes!(
     /// Names the succession of checkpoints of one container; a keyed hash of its identity.
     Lineage, ID_LEN
 );

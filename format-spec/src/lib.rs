@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
+pub mod collection;
 pub mod delta;
 pub mod envelope;
 pub mod error;
@@ -22,6 +23,6 @@ pub mod wire;
 
 pub use error::{FormatError, Result};
 pub use ids::{
-    ChunkHash, ChunkId, Digest, IdKey, Lineage, ManifestId, PackId, RepositoryId, SegmentId,
-    SessionId, SnapshotId,
+    ChunkHash, ChunkId, CollectionId, Digest, IdKey, Lineage, ManifestId, PackId, RepositoryId,
+    SegmentId, SessionId, SnapshotId,
 };

@@ -45,59 +45,22 @@ impl PatchWriter {
     }
 }
 
-/// The content of a patch frame, ready to be applied to the bases.
+/// The content of a patch frame, borrowed or not, ready to be applied to the bases.
 #[derive(Debug)]
-pub struct Patch<'a> {
+pub struct Patch<C> {
+    content: C,
     page_size: usize,
-    gaps: &'a [u8],
-    words: &'a [[u8; WORD]],
-    /// First byte of its gaps, and its first word: of each page, and what would be the next.
-    pages: Vec<(usize, usize)>,
+    /// Of each page, and what would be the next: where its gaps and its words begin in the content.
+    pages: Vec<(u32, u32)>,
 }
 
-impl<'a> Patch<'a> {
+impl<C: AsRef<[u8]>> Patch<C> {
     /// Checks the content of a frame of `pages` pages.
-    pub fn decode(content: &'a [u8], pages: u16, page_size: u32) -> Result<Self> {
-        let contradict = || FormatError::invalid(WHAT, "its numbers contradict each other");
-        let in_page = u64::from(page_size) / WORD as u64;
-        let whole = u64::from(page_size) == in_page * WORD as u64;
-        if !whole || u64::from(pages) * u64::from(page_size) > u64::from(limits::FRAME_PLAIN_MAX) {
-            return Err(FormatError::invalid(
-                WHAT,
-                format!("{pages} pages of {page_size} bytes"),
-            ));
-        }
-        let mut r = Reader::new(WHAT, content);
-        let counts: Vec<usize> = (0..pages)
-            .map(|_| r.bounded(WHAT, in_page))
-            .collect::<Result<_>>()?;
-        let words_len = counts.iter().sum::<usize>() * WORD;
-        let gaps_len = r.left().checked_sub(words_len).ok_or_else(contradict)?;
-        let gaps = r.bytes(gaps_len)?;
-        let (words, _) = r.bytes(words_len)?.as_chunks();
-        let mut r = Reader::new(WHAT, gaps);
-        let mut word = 0;
-        let mut places = Vec::with_capacity(counts.len() + 1);
-        for count in counts {
-            places.push((gaps.len() - r.left(), word));
-            let mut next = 0;
-            for _ in 0..count {
-                next += r.varint32()? as u64 + 1;
-                if next > in_page {
-                    return Err(FormatError::invalid(
-                        WHAT,
-                        "a word beyond the end of its page",
-                    ));
-                }
-            }
-            word += count;
-        }
-        r.finish()?;
-        places.push((gaps.len(), word));
+    pub fn decode(content: C, pages: u16, page_size: u32) -> Result<Self> {
+        let places = places(content.as_ref(), pages, page_size)?;
         Ok(Self {
+            content,
             page_size: page_size as usize,
-            gaps,
-            words,
             pages: places,
         })
     }
@@ -106,18 +69,18 @@ impl<'a> Patch<'a> {
     pub fn apply(&self, from: usize, out: &mut [u8]) -> Result<()> {
         let size = self.page_size.max(1);
         let end = from.saturating_add(out.len());
+        let content = self.content.as_ref();
         for page in from / size..end.div_ceil(size) {
-            let (Some((gap, word)), Some((gap_end, _))) =
+            let (Some((gaps, words)), Some((gaps_end, words_end))) =
                 (self.pages.get(page), self.pages.get(page + 1))
             else {
                 return Err(FormatError::invalid(WHAT, "it has fewer pages"));
             };
-            let mut gaps = Reader::new(WHAT, self.gaps.get(*gap..*gap_end).unwrap_or_default());
+            let part =
+                |from: u32, to: u32| content.get(from as usize..to as usize).unwrap_or_default();
+            let mut gaps = Reader::new(WHAT, part(*gaps, *gaps_end));
             let mut at = page * size;
-            for word in self.words.get(*word..).unwrap_or_default() {
-                if gaps.left() == 0 {
-                    break;
-                }
+            for word in part(*words, *words_end).as_chunks().0 {
                 at += gaps.varint32()? as usize * WORD;
                 if at >= end {
                     break;
@@ -128,6 +91,47 @@ impl<'a> Patch<'a> {
         }
         Ok(())
     }
+}
+
+/// Checks the content of a frame of `pages` pages: where the gaps and the words of each begin, and would of the next.
+fn places(content: &[u8], pages: u16, page_size: u32) -> Result<Vec<(u32, u32)>> {
+    let contradict = || FormatError::invalid(WHAT, "its numbers contradict each other");
+    let in_page = u64::from(page_size) / WORD as u64;
+    let whole = u64::from(page_size) == in_page * WORD as u64;
+    if !whole || u64::from(pages) * u64::from(page_size) > u64::from(limits::FRAME_PLAIN_MAX) {
+        return Err(FormatError::invalid(
+            WHAT,
+            format!("{pages} pages of {page_size} bytes"),
+        ));
+    }
+    let mut r = Reader::new(WHAT, content);
+    let counts: Vec<usize> = (0..pages)
+        .map(|_| r.bounded(WHAT, in_page))
+        .collect::<Result<_>>()?;
+    let words_len = counts.iter().sum::<usize>() * WORD;
+    let gaps_len = r.left().checked_sub(words_len).ok_or_else(contradict)?;
+    // A frame's content is far shorter than 4 GiB.
+    let place = |byte: usize| u32::try_from(byte).map_err(|_| contradict());
+    let (first_gap, mut word) = (content.len() - r.left(), content.len() - words_len);
+    let mut r = Reader::new(WHAT, r.bytes(gaps_len)?);
+    let mut places = Vec::with_capacity(counts.len() + 1);
+    for count in counts {
+        places.push((place(first_gap + gaps_len - r.left())?, place(word)?));
+        let mut next = 0;
+        for _ in 0..count {
+            next += u64::from(r.varint32()?) + 1;
+            if next > in_page {
+                return Err(FormatError::invalid(
+                    WHAT,
+                    "a word beyond the end of its page",
+                ));
+            }
+        }
+        word += count * WORD;
+    }
+    r.finish()?;
+    places.push((place(first_gap + gaps_len)?, place(word)?));
+    Ok(places)
 }
 
 /// Puts a word at byte `at`, as far as that is in `out`, which begins at byte `from`.

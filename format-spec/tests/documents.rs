@@ -85,6 +85,11 @@ fn the_numbers_in_the_text_are_those_of_the_code() {
         ),
         ("session.md", format!("at most {}", mib(limits::RECORD_MAX))),
         (
+            "collection.md",
+            format!("at most {}", mib(limits::RECORD_MAX)),
+        ),
+        ("collection.md", format!("at most {} |", limits::LEAVE_MAX)),
+        (
             "repository.md",
             format!("at most {}", mib(limits::RECORD_MAX)),
         ),

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use cryostore_format::collection::CollectionRecord;
 use cryostore_format::delta::DeltaTable;
 use cryostore_format::envelope::{self, Codec, HEADER_LEN, ObjectType};
 use cryostore_format::manifest::Manifest;
@@ -299,6 +300,12 @@ fn all() -> Vec<Vector> {
             "the record of a session that collects garbage",
             values::session_of_collection().encode().unwrap(),
         ),
+        vector(
+            "collection",
+            content(ObjectType::Collection),
+            "the record of a collection that found two packs to be left behind",
+            values::collection().encode().unwrap(),
+        ),
         // What no program that knows only version 1 may read as something else. The numbers and names are never given away.
         vector(
             "refused-repository-version",
@@ -547,6 +554,14 @@ fn sessions_are_read() {
     assert_eq!(
         SessionRecord::decode(&bytes("session-collect")),
         Ok(values::session_of_collection())
+    );
+}
+
+#[test]
+fn collections_are_read() {
+    assert_eq!(
+        CollectionRecord::decode(&bytes("collection")),
+        Ok(values::collection())
     );
 }
 

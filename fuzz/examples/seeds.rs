@@ -17,13 +17,14 @@ use cryostore_format::pack::{
 use cryostore_format::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};
 use cryostore_format::repository::RepositoryRecord;
 use cryostore_format::segment::{PackIds, Segment};
+use cryostore_format::collection::CollectionRecord;
 use cryostore_format::session::{Place, SessionRecord, Work};
 use cryostore_format::snapshot::{
     Archive, ArchiveKind, Attachment, Compression, Cost, Identity, ManifestRef, Origin, Outer,
     Producer, SnapshotRecord, Tombstone,
 };
 use cryostore_format::{
-    Digest, IdKey, Lineage, ManifestId, PackId, RepositoryId, SessionId, SnapshotId,
+    CollectionId, Digest, IdKey, Lineage, ManifestId, PackId, RepositoryId, SessionId, SnapshotId,
 };
 use cryostore_fuzz::{PACK, chunk_id};
 
@@ -593,10 +594,16 @@ fn records() -> Result<()> {
         renewals: 3,
         owner: "node-1, process 7".to_owned(),
     };
+    let collection = CollectionRecord {
+        id: CollectionId::from_bytes([1; 16]),
+        created: snapshot.created.clone(),
+        leave: vec![PackId::from_bytes([2; 16]); 2],
+    };
     for (name, kind, object) in [
         ("snapshot", ObjectType::Snapshot, snapshot.encode()?),
         ("tombstone", ObjectType::Tombstone, tombstone.encode()?),
         ("session", ObjectType::Session, session.encode()?),
+        ("collection", ObjectType::Collection, collection.encode()?),
     ] {
         seed("snapshot", name, &object)?;
         seed(

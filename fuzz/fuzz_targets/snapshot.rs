@@ -1,7 +1,8 @@
-//! The records in JSON: snapshots, tombstones, sessions, repository.json.
+//! The records in JSON: snapshots, tombstones, sessions, collections, repository.json.
 
 #![no_main]
 
+use cryostore_format::collection::CollectionRecord;
 use cryostore_format::envelope::ObjectType;
 use cryostore_format::repository::{FORMAT, RepositoryRecord, Role, VERSION};
 use cryostore_format::session::SessionRecord;
@@ -31,6 +32,16 @@ fn session(object: &[u8]) {
     assert_eq!(SessionRecord::decode(&record.encode().unwrap()), Ok(record));
 }
 
+fn collection(object: &[u8]) {
+    let Ok(record) = CollectionRecord::decode(object) else {
+        return;
+    };
+    assert_eq!(
+        CollectionRecord::decode(&record.encode().unwrap()),
+        Ok(record)
+    );
+}
+
 fn repository(data: &[u8]) {
     let record = match RepositoryRecord::decode(data) {
         Ok(record) => record,
@@ -58,5 +69,6 @@ fuzz_target!(|data: &[u8]| {
     objects(ObjectType::Snapshot, data, entry);
     objects(ObjectType::Tombstone, data, entry);
     objects(ObjectType::Session, data, session);
+    objects(ObjectType::Collection, data, collection);
     repository(data);
 });

@@ -238,6 +238,17 @@ pub fn with_frame<T>(
     })
 }
 
+/// Decodes a frame into memory of its own.
+pub fn unpack_frame(frame: &[u8]) -> std::result::Result<(FrameHeader, Vec<u8>), FormatError> {
+    let (header, payload) = FrameHeader::split(frame)?;
+    if header.codec == Codec::Stored {
+        return Ok((header, payload.to_vec()));
+    }
+    let mut plain = vec![0; header.plain_len as usize];
+    unpack(payload, &mut plain)?;
+    Ok((header, plain))
+}
+
 /// Unpacks a payload into exactly `plain`.
 fn unpack(payload: &[u8], plain: &mut [u8]) -> std::result::Result<(), FormatError> {
     let bad = |detail: String| FormatError::Invalid {

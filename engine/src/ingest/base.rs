@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use cryostore_format::delta::DeltaFrame;
 use cryostore_format::manifest::{Body, Manifest, MapOf, PageMap, RunPlace};
 use cryostore_format::recipe::{FrameRef, Slice, Slices};
 use cryostore_format::{ChunkId, PackId, SnapshotId};
@@ -59,13 +60,10 @@ impl Base {
         })
     }
 
-    /// Packs, by number, of which the base needs little, if there are too many of these: what it needs of them is to be stored again, together.
+    /// Packs, by number, of which the base needs little.
     pub(super) fn small_packs(&self) -> HashSet<u32> {
         let manifest = &self.manifest;
         let mut needed: HashMap<u32, u64> = HashMap::new();
-        if manifest.packs.len() <= limits::SMALL_PACKS {
-            return HashSet::new();
-        }
         let recipes = (0..)
             .zip(&manifest.streams)
             .filter_map(|(n, _)| manifest.slices(n));
@@ -84,10 +82,35 @@ impl Base {
             }
         }
         needed.retain(|_, bytes| *bytes < limits::SMALL_PACK);
-        if needed.len() <= limits::SMALL_PACKS {
+        needed.into_keys().collect()
+    }
+
+    /// Packs, by number, of which nothing is to be kept: those of `left`, and those of which little is needed, if there are too many of them. Whatever is needed of them is
+    /// stored again. Not those that pages stand on which `keeps` says are kept as deltas: with these, 127 others would have to be made anew.
+    pub(super) fn packs_to_leave(
+        &self,
+        left: &HashSet<PackId>,
+        keeps: impl Fn(&DeltaFrame) -> bool,
+    ) -> HashSet<u32> {
+        let manifest = &self.manifest;
+        if left.is_empty() && manifest.packs.len() <= limits::SMALL_PACKS {
             return HashSet::new();
         }
-        needed.into_keys().collect()
+        let kept = manifest.deltas.frames().iter().filter(|delta| keeps(delta));
+        let stays: HashSet<u32> = kept
+            .flat_map(DeltaFrame::base_frames)
+            .map(|frame| frame.pack)
+            .collect();
+        let goes = |pack: &u32| !stays.contains(pack);
+        let mut small = self.small_packs();
+        small.retain(goes);
+        if small.len() <= limits::SMALL_PACKS {
+            small.clear();
+        }
+        let sparse = (0..).zip(&manifest.packs);
+        let sparse = sparse.filter(|(n, pack)| left.contains(pack) && goes(n));
+        small.extend(sparse.map(|(n, _)| n));
+        small
     }
 
     /// Id → chunk, for the pages of delta frames whose ids this node has, as many as are kept in memory.

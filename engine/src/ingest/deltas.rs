@@ -3,6 +3,8 @@
 //! Always: a base is a page that the base's manifest has, in packs that are there; pages that differ too much from theirs, or whose base cannot be read,
 //! are stored plainly; what was sealed was decoded, put together with its bases and compared. Never: fails an import because of a base.
 
+use std::sync::Arc;
+
 use cryostore_format::ChunkHash;
 use cryostore_format::delta::{BaseRun, DeltaFrame};
 use cryostore_format::manifest::Manifest;
@@ -13,6 +15,7 @@ use super::base::BaseChunk;
 use crate::codec::frame::{OpenFrame, SealedFrame, seal_patch};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::pack::KeptFrames;
 use crate::pack::reading::Reading;
 use crate::store::Store;
 
@@ -42,6 +45,13 @@ impl Step {
             version: next,
             floor: next - (1 << (next.trailing_zeros() & !1)),
         }
+    }
+}
+
+impl Step {
+    /// True if pages of this frame are kept, and others made of them; those of other frames are made anew.
+    pub(super) fn keeps(self, frame: &DeltaFrame) -> bool {
+        frame.bases.iter().any(|run| run.version <= self.floor)
     }
 }
 
@@ -143,9 +153,14 @@ impl OpenBatch {
     }
 
     /// Makes frames of the pages: a delta of those that are near to their bases, plain ones of the others.
-    pub(super) fn seal(self, store: &Store, base: &Manifest) -> Result<SealedBatch> {
+    pub(super) fn seal(
+        self,
+        store: &Store,
+        base: &Manifest,
+        kept: &Arc<KeptFrames>,
+    ) -> Result<SealedBatch> {
         let page_len = self.bytes.len() / self.hashes.len().max(1);
-        let (old, warning) = match self.read_bases(store, base, page_len) {
+        let (old, warning) = match self.read_bases(store, base, kept, page_len) {
             Ok(old) => (Some(old), None),
             Err(e) => (None, Some(format!("pages are stored without deltas: {e}"))),
         };
@@ -173,9 +188,15 @@ impl OpenBatch {
         Ok(out)
     }
 
-    fn read_bases(&self, store: &Store, base: &Manifest, page_len: usize) -> Result<Vec<u8>> {
+    fn read_bases(
+        &self,
+        store: &Store,
+        base: &Manifest,
+        kept: &Arc<KeptFrames>,
+        page_len: usize,
+    ) -> Result<Vec<u8>> {
         let mut old = vec![0; self.bytes.len()];
-        let mut reading = Reading::default();
+        let mut reading = Reading::sharing(kept);
         for (n, PageBase { chunk, .. }) in self.bases.iter().enumerate() {
             let slice = FrameSlice {
                 frame: chunk.frame,

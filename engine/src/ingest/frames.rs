@@ -18,7 +18,8 @@ use crate::error::{Error, Kind, Result};
 use crate::index::{Index, segments};
 use crate::limits;
 use crate::pack::writer::PackWriter;
-use crate::pack::{Buffers, directories::Directories, object_name};
+use crate::pack::{Buffers, KeptFrames, directories::Directories, object_name};
+use crate::repo::Repository;
 use crate::store::{Store, Uploads};
 
 /// Number of a frame of this session.
@@ -86,6 +87,7 @@ pub(super) struct FrameSink<'r> {
     uploads: Uploads,
     /// What deltas are made against.
     base: Option<Arc<Manifest>>,
+    kept: Arc<KeptFrames>,
     open: (FrameNumber, OpenFrame),
     /// Changed pages that may become deltas.
     batch: (FrameNumber, OpenBatch),
@@ -111,12 +113,14 @@ pub(super) struct FrameSink<'r> {
 }
 
 impl<'r> FrameSink<'r> {
-    pub(super) fn new(store: &Store, env: &'r dyn Env, base: Option<Arc<Manifest>>) -> Self {
+    pub(super) fn new(repo: &'r Repository, base: Option<Arc<Manifest>>) -> Self {
+        let store = repo.store();
         Self {
-            env,
+            env: repo.env(),
             store: store.clone(),
             uploads: store.uploads(limits::UPLOADS),
             base,
+            kept: KeptFrames::at_most(repo.memory().kept_frames()),
             open: Default::default(),
             batch: Default::default(),
             next_number: 0,
@@ -195,9 +199,9 @@ impl<'r> FrameSink<'r> {
         let Some(base) = self.base.clone() else {
             return;
         };
-        let store = self.store.clone();
+        let (store, kept) = (self.store.clone(), Arc::clone(&self.kept));
         self.start(number, batch.len(), move || {
-            batch.seal(&store, &base).map(Sealed::Batch)
+            batch.seal(&store, &base, &kept).map(Sealed::Batch)
         });
     }
 

@@ -4,11 +4,13 @@
 
 mod buffer;
 pub mod directories;
+mod kept;
 mod map;
 pub mod reading;
 pub mod writer;
 
 pub use buffer::Buffers;
+pub use kept::KeptFrames;
 
 use cryostore_format::PackId;
 

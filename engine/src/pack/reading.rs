@@ -6,16 +6,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cryostore_format::delta::DeltaTable;
 use cryostore_format::manifest::Manifest;
 use cryostore_format::pack::{FrameHeader, FrameKind, chunks_digest};
-use cryostore_format::patch::Patch;
 use cryostore_format::recipe::{FrameRef, FrameSlice, Slice};
 use cryostore_format::{ChunkHash, FormatError, IdKey, PackId};
 use rayon::prelude::*;
 
+use super::kept::{Content, KeptFrame, KeptFrames};
 use super::object_name;
 use crate::codec::frame::{read_chunks, verify, with_frame};
 use crate::error::{Error, Kind, Result};
@@ -53,7 +54,7 @@ struct Use {
 }
 
 /// A frame by pack number and offset.
-type FrameKey = (u32, u32);
+pub(super) type FrameKey = (u32, u32);
 
 /// Plain frames have rank 0; a delta frame a higher one than all that it is made of.
 type Rank = usize;
@@ -67,9 +68,21 @@ pub struct Reading {
     cleared: Vec<Range<usize>>,
     /// The frames that were fetched: all, or the first of them.
     fetched: BTreeMap<FrameKey, Bytes>,
+    /// Those of them that other readings want, too.
+    shared: BTreeMap<FrameKey, Arc<KeptFrame>>,
+    kept: Option<Arc<KeptFrames>>,
 }
 
 impl Reading {
+    /// One of several readings of a manifest, which share the frames that they want parts of.
+    #[must_use]
+    pub fn sharing(kept: &Arc<KeptFrames>) -> Self {
+        Self {
+            kept: Some(Arc::clone(kept)),
+            ..Self::default()
+        }
+    }
+
     /// Adds `len` bytes of a slice, from byte `from` of it on, to be put at byte `at` of the output.
     pub fn add(
         &mut self,
@@ -133,7 +146,11 @@ impl Reading {
         let mut stored = 0;
         let mut packs: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
         for ((_, key), (frame, _)) in &self.frames {
-            if self.fetched.contains_key(key) {
+            if self.fetched.contains_key(key) || self.shared.contains_key(key) {
+                continue;
+            }
+            if let Some(frame) = self.kept.as_ref().and_then(|kept| kept.get(*key)) {
+                self.shared.insert(*key, frame);
                 continue;
             }
             stored += u64::from(frame.stored_len);
@@ -147,7 +164,22 @@ impl Reading {
             frames.sort_unstable();
             fetch_of_pack(store, manifest, pack, &frames, count, &mut self.fetched)?;
         }
+        self.share();
         Ok(())
+    }
+
+    /// Keeps the frames that were fetched, and are wanted in part, for other readings.
+    fn share(&mut self) {
+        let Some(kept) = &self.kept else { return };
+        for ((_, key), (_, uses)) in &self.frames {
+            let used = uses.iter().map(|one| one.len).sum();
+            if let Some(stored) = self.fetched.get(key)
+                && let Some(frame) = kept.keep(*key, stored, used)
+            {
+                self.fetched.remove(key);
+                self.shared.insert(*key, frame);
+            }
+        }
     }
 
     /// Decodes all frames into their places in `out`. What has not been fetched yet is, and comes back counted.
@@ -159,15 +191,17 @@ impl Reading {
             }
         }
         while let Some(((rank, key), (frame, uses))) = self.frames.pop_first() {
-            let bytes = match self.fetched.remove(&key) {
-                Some(bytes) => bytes,
-                None => {
-                    self.frames.insert((rank, key), (frame, uses));
-                    self.fetch(store, manifest, &mut count)?;
-                    continue;
-                }
+            let decoded = if let Some(bytes) = self.fetched.remove(&key) {
+                decode_frame(&bytes, rank > 0, &uses, out)
+            } else if let Some(kept) = self.shared.remove(&key) {
+                kept.with(|header, content| place(header, content, rank > 0, &uses, out))
+                    .flatten()
+            } else {
+                self.frames.insert((rank, key), (frame, uses));
+                self.fetch(store, manifest, &mut count)?;
+                continue;
             };
-            decode_frame(&bytes, rank > 0, &uses, out).map_err(|e| damaged(manifest, &frame, e))?;
+            decoded.map_err(|e| damaged(manifest, &frame, e))?;
         }
         Ok(count)
     }
@@ -357,64 +391,72 @@ fn decode_frame(
     uses: &[Use],
     out: &mut [u8],
 ) -> std::result::Result<(), FormatError> {
-    let (header, _) = FrameHeader::split(frame)?;
+    if let [one] = uses
+        && !delta
+        && one.from == 0
+        && one.len as u64 == one.slice.len
+        && FrameHeader::split(frame)?.0.kind == FrameKind::Plain
+        && let Some(place) = out.get_mut(one.at..one.at + one.len)
+    {
+        return read_chunks(frame, one.slice.skip, one.slice.take, place);
+    }
+    with_frame(frame, |header, plain| {
+        place(header, &Content::of(header, plain)?, delta, uses, out)
+    })?
+}
+
+/// Puts chunks of a frame into their places, or what differs of them.
+fn place<C: AsRef<[u8]>>(
+    header: &FrameHeader,
+    content: &Content<C>,
+    delta: bool,
+    uses: &[Use],
+    out: &mut [u8],
+) -> std::result::Result<(), FormatError> {
     if header.kind == FrameKind::Table || header.kind.is_delta() != delta {
         return Err(bad(
             "it is a delta, and the manifest has no bases for it, or the other way round",
         ));
     }
-    if let [one] = uses
-        && !delta
-        && one.from == 0
-        && one.len as u64 == one.slice.len
-        && let Some(place) = out.get_mut(one.at..one.at + one.len)
-    {
-        return read_chunks(frame, one.slice.skip, one.slice.take, place);
-    }
-    let place = |one: &Use| one.at..one.at + one.len;
     let no_room = || bad("there is no room for its chunks");
-    if header.kind == FrameKind::Patch {
-        return with_frame(frame, |header, content| {
-            let patch = Patch::decode(content, header.chunks, header.uniform_len)?;
+    let plain = match content {
+        Content::Chunks(plain) => plain.as_ref(),
+        Content::Patch(patch) => {
             let page_len = u64::from(header.uniform_len);
             for one in uses {
                 if one.slice.len != u64::from(one.slice.take) * page_len {
                     return Err(bad("its pages are not those that the manifest names"));
                 }
                 let skipped = u64::from(one.slice.skip) * page_len + one.from;
-                let place = out.get_mut(place(one)).ok_or_else(no_room)?;
+                let place = out.get_mut(one.at..one.at + one.len).ok_or_else(no_room)?;
                 patch.apply(usize::try_from(skipped).unwrap_or(usize::MAX), place)?;
             }
-            Ok(())
-        })?;
-    }
-    with_frame(frame, |header, plain| {
-        let ranges = header.chunk_ranges(plain)?;
-        for one in uses {
-            let chunks = ranges
-                .range(one.slice.skip.into(), one.slice.take.into())
-                .and_then(|range| plain.get(range));
-            let chunks = chunks.filter(|chunks| chunks.len() as u64 == one.slice.len);
-            let chunks =
-                chunks.ok_or_else(|| bad("its chunks are not those that the manifest names"))?;
-            let from = usize::try_from(one.from).unwrap_or(usize::MAX);
-            let source = chunks.get(from..from.saturating_add(one.len));
-            let source = source.ok_or_else(|| bad("its chunks are too short"))?;
-            let place = out.get_mut(place(one)).ok_or_else(no_room)?;
-            if delta {
-                place.iter_mut().zip(source).for_each(|(a, b)| *a ^= b);
-            } else {
-                place.copy_from_slice(source);
-            }
+            return Ok(());
         }
-        Ok(())
-    })?
+    };
+    let ranges = header.chunk_ranges(plain)?;
+    for one in uses {
+        let chunks = ranges
+            .range(one.slice.skip.into(), one.slice.take.into())
+            .and_then(|range| plain.get(range));
+        let chunks = chunks.filter(|chunks| chunks.len() as u64 == one.slice.len);
+        let chunks =
+            chunks.ok_or_else(|| bad("its chunks are not those that the manifest names"))?;
+        let from = usize::try_from(one.from).unwrap_or(usize::MAX);
+        let source = chunks.get(from..from.saturating_add(one.len));
+        let source = source.ok_or_else(|| bad("its chunks are too short"))?;
+        let place = out.get_mut(one.at..one.at + one.len).ok_or_else(no_room)?;
+        if delta {
+            place.iter_mut().zip(source).for_each(|(a, b)| *a ^= b);
+        } else {
+            place.copy_from_slice(source);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use cryostore_format::delta::{BaseRun, DeltaFrame, Deltas};
     use cryostore_format::patch::PatchWriter;
     use object_store::memory::InMemory;

@@ -2,6 +2,7 @@
 //!
 //! Always: a checkpoint is stored if and only if its snapshot record is there; the record comes last. Never: decides anything by a clock or a host name.
 
+mod collections;
 mod commit;
 mod session;
 mod snapshots;
@@ -20,6 +21,7 @@ use crate::memory::Memory;
 use crate::pack::reading::read_tables;
 use crate::store::Store;
 
+pub(crate) use collections::is_collection;
 pub use session::{LiveSession, Session};
 pub(crate) use snapshots::place_of;
 pub use snapshots::{Filter, SnapshotList, snapshot_name};

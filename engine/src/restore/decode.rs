@@ -1,6 +1,7 @@
 //! Owns the decoding of windows.
 //!
-//! Always: each frame of a window is fetched once and decoded once. Never: more than a window and its frames in memory.
+//! Always: each frame of a window is fetched once and decoded once; those that other windows want parts of are shared with them. Never: more than a window and its frames in memory,
+//! besides these.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +12,7 @@ use super::plan::{From, Part, Plan, Window};
 use crate::archive::gzip;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::pack::KeptFrames;
 use crate::pack::reading::{Fetched, Reading};
 use crate::store::Store;
 
@@ -19,9 +21,10 @@ pub(super) fn fetch(
     store: &Store,
     manifest: &Manifest,
     parts: &[Part],
+    kept: Option<&Arc<KeptFrames>>,
     count: &mut Fetched,
 ) -> Result<Reading> {
-    let mut reading = Reading::default();
+    let mut reading = kept.map_or_else(Reading::default, Reading::sharing);
     let mut at = 0;
     for part in parts {
         let len = usize::try_from(part.len).unwrap_or(usize::MAX);
@@ -116,7 +119,7 @@ pub(super) fn read_stream(
     let mut plan = Plan::stream(manifest, stream)?;
     let mut out = Vec::new();
     while let Some(window) = plan.next_window()? {
-        let reading = fetch(store, manifest, &window.parts, count)?;
+        let reading = fetch(store, manifest, &window.parts, None, count)?;
         let at = out.len();
         out.resize(at + window.len, 0);
         let more = decode(

@@ -20,6 +20,7 @@ use super::plan::{Plan, Window};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::monitor::{Monitor, Phase, keep_going};
+use crate::pack::KeptFrames;
 use crate::pack::reading::{Fetched, Reading, frame_hashes};
 use crate::repo::Repository;
 
@@ -157,6 +158,7 @@ pub(super) fn run(
     let (to_write, decoding) = mpsc::sync_channel::<(Window, Decoding)>(at_once);
     let (empty, reuse) = mpsc::channel::<Vec<u8>>();
     let mut plan = Plan::archive(manifest)?;
+    let kept = KeptFrames::at_most(repo.memory().kept_frames());
     let derived = Mutex::new((Derived::default(), Fetched::default()));
     let (fetched_bytes, digest) = std::thread::scope(|scope| -> Result<(Fetched, Digest)> {
         let fetcher = scope.spawn(move || -> Fetched {
@@ -165,7 +167,7 @@ pub(super) fn run(
                 let Some(window) = plan.next_window()? else {
                     return Ok(None);
                 };
-                let reading = fetch(store, manifest, &window.parts, &mut count)?;
+                let reading = fetch(store, manifest, &window.parts, Some(&kept), &mut count)?;
                 Ok(Some((window, reading)))
             };
             while let Some(step) = next().transpose() {

@@ -14,6 +14,7 @@ use super::decode::{Derived, decode, fetch, read_stream};
 use super::plan::{From, Part};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::pack::KeptFrames;
 use crate::pack::reading::Fetched;
 use crate::repo::Repository;
 
@@ -40,6 +41,7 @@ pub struct CheckpointReader<'r> {
     starts: Vec<(u64, u64)>,
     slices: Mutex<HashMap<StreamIndex, Slices>>,
     state: Mutex<(Derived, Fetched)>,
+    kept: Arc<KeptFrames>,
 }
 
 impl<'r> CheckpointReader<'r> {
@@ -63,6 +65,7 @@ impl<'r> CheckpointReader<'r> {
             starts,
             slices: Mutex::default(),
             state: Mutex::default(),
+            kept: KeptFrames::at_most(repo.memory().kept_frames()),
         })
     }
 
@@ -314,7 +317,7 @@ impl<'r> CheckpointReader<'r> {
             let (batch, after) = left.split_at(n);
             let bytes: u64 = batch.iter().map(|part| part.len).sum();
             let (target, next) = rest.split_at_mut(usize::try_from(bytes).unwrap_or(usize::MAX));
-            let reading = fetch(store, &self.manifest, batch, count)?;
+            let reading = fetch(store, &self.manifest, batch, Some(&self.kept), count)?;
             let more = decode(
                 store,
                 &self.manifest,

@@ -1,5 +1,6 @@
 //! What the golden vectors hold, as values.
 
+use cryostore_format::collection::CollectionRecord;
 use cryostore_format::delta::{BaseRun, DeltaFrame, DeltaTable, Deltas, TablePack};
 use cryostore_format::envelope::Codec;
 use cryostore_format::manifest::{
@@ -17,8 +18,8 @@ use cryostore_format::snapshot::{
     ManifestRef, Origin, Outer, Producer, SnapshotRecord, Tombstone,
 };
 use cryostore_format::{
-    ChunkHash, ChunkId, Digest, IdKey, Lineage, ManifestId, PackId, RepositoryId, SessionId,
-    SnapshotId,
+    ChunkHash, ChunkId, CollectionId, Digest, IdKey, Lineage, ManifestId, PackId, RepositoryId,
+    SessionId, SnapshotId,
 };
 
 pub const PACK: PackId = PackId::from_bytes([0xa1; 16]);
@@ -510,6 +511,17 @@ pub fn session() -> SessionRecord {
         started: "2026-11-20T11:58:00Z".to_owned(),
         renewals: 3,
         owner: "node-1, process 7".to_owned(),
+    }
+}
+
+pub fn collection() -> CollectionRecord {
+    CollectionRecord {
+        id: CollectionId::from_bytes([0x6c; 16]),
+        created: "2026-11-20T13:00:00Z".to_owned(),
+        leave: vec![
+            PackId::from_bytes([0x70; 16]),
+            PackId::from_bytes([0x71; 16]),
+        ],
     }
 }
 

@@ -109,7 +109,7 @@ impl<'r> Writer<'r> {
             if let Found::Base(chunk) = *found {
                 *found = self.keep_or_store_again(chunk);
             }
-            if matches!(found, Found::Open) {
+            if matches!(found, Found::Open | Found::Again(None)) {
                 open.push(n);
             }
         }
@@ -163,7 +163,7 @@ impl<'r> Writer<'r> {
             },
         }];
         let hash = hash.unwrap_or_default();
-        if matches!(found[0], Found::Open) {
+        if matches!(found[0], Found::Open | Found::Again(None)) {
             self.look_for(&[0], &mut found, |_| hash)?;
         }
         self.take(stream, found[0], hash, piece, 0, None)?;

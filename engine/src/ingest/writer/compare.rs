@@ -73,8 +73,12 @@ impl<'r> Writer<'r> {
 
     /// A chunk of the base that stood elsewhere; open if the page can as well be made of what stood at its own place.
     pub(super) fn refer_or_store(&mut self, chunk: BaseChunk, stood: Option<BaseChunk>) -> Found {
-        if self.is_between(chunk)
-            && stood.is_some_and(|stood| self.page_base(stood, false).is_some())
+        let is_left = self
+            .base
+            .is_some_and(|base| self.is_left_behind(&base.manifest, &chunk.frame));
+        if is_left
+            || self.is_between(chunk)
+                && stood.is_some_and(|stood| self.page_base(stood, false).is_some())
         {
             return Found::Open;
         }
@@ -215,6 +219,9 @@ impl<'r> Writer<'r> {
             let slice = match slice.ok()? {
                 Slice::Zero { len } => Slice::Zero { len },
                 Slice::Frame(slice) => {
+                    if self.left_behind.contains(&slice.frame.pack) {
+                        return None;
+                    }
                     let chunk = BaseChunk {
                         frame: slice.frame,
                         number: slice.skip,

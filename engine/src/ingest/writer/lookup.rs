@@ -96,6 +96,9 @@ impl<'r> Writer<'r> {
             .collect();
         hits.sort_unstable_by_key(|(n, _)| *n);
         for (n, Location { pack, chunk }) in hits {
+            if self.left.contains(&pack) {
+                continue;
+            }
             let directory = self
                 .pack_is_whole(pack)
                 .then(|| self.directory(pack))

@@ -73,7 +73,9 @@ pub(super) struct Writer<'r> {
     delta_ids: HashMap<(u32, u32), Vec<ChunkHash>>,
     /// For each delta frame of the base, in their order, as far as it was asked: whether a pack is missing to refer to it.
     broken: Vec<bool>,
-    /// Packs of the base that this manifest is not to need any more.
+    /// Packs that this manifest is not to need, if it can be helped.
+    left: HashSet<PackId>,
+    /// Those of the base of which nothing is kept: it is stored again.
     left_behind: HashSet<u32>,
     /// For each delta frame of the base, in their order, as far as it was asked: whether it, or what it is made of, is in one of these.
     behind: Vec<bool>,
@@ -140,6 +142,32 @@ fn count(class: &mut ClassCount, pages: u64, bytes: u64) {
     class.bytes += bytes;
 }
 
+/// Packs that are not referred to anew; and those of the base, by number, of which nothing is kept.
+fn packs_to_leave(
+    repo: &Repository,
+    base: Option<&Base>,
+    deltas: Option<&(Arc<Manifest>, Step)>,
+    monitor: &dyn Monitor,
+) -> (HashSet<PackId>, HashSet<u32>) {
+    let mut left = repo.packs_to_leave().unwrap_or_else(|e| {
+        monitor.warning(&format!("sparse packs are not left behind: {e}"));
+        HashSet::new()
+    });
+    let Some(base) = base else {
+        return (left, HashSet::new());
+    };
+    let packs = &base.manifest.packs;
+    let left_behind = base.packs_to_leave(&left, |frame| {
+        deltas.is_none_or(|(_, step)| step.keeps(frame))
+    });
+    left.extend(
+        left_behind
+            .iter()
+            .filter_map(|n| packs.get(*n as usize).copied()),
+    );
+    (left, left_behind)
+}
+
 impl<'r> Writer<'r> {
     pub(super) fn new(
         repo: &'r Repository,
@@ -150,6 +178,7 @@ impl<'r> Writer<'r> {
         let delta_base = base
             .filter(|base| deltas && base.manifest.deltas.run_count() <= limits::DELTA_RUNS)
             .map(|base| (Arc::clone(&base.manifest), Step::after(&base.manifest)));
+        let (left, left_behind) = packs_to_leave(repo, base, delta_base.as_ref(), monitor);
         let sink_base = delta_base.as_ref().map(|(base, _)| Arc::clone(base));
         Self {
             repo,
@@ -164,12 +193,13 @@ impl<'r> Writer<'r> {
                 Index::start_opening(repo.index_dir(), repo.store().clone(), repo.memory())
             }),
             index_was_empty: None,
-            sink: FrameSink::new(repo.store(), repo.env(), sink_base),
+            sink: FrameSink::new(repo, sink_base),
             delta_base,
             changed: false,
             delta_ids: HashMap::new(),
             broken: Vec::new(),
-            left_behind: base.map(Base::small_packs).unwrap_or_default(),
+            left,
+            left_behind,
             behind: Vec::new(),
             known: IdMap::default(),
             packs: PackTable::default(),

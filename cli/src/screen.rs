@@ -189,6 +189,7 @@ fn new_bar(phase: Phase, total: Option<u64>) -> ProgressBar {
         Phase::Check => ("checking", false),
         Phase::Collect => ("collecting", false),
         Phase::Index => ("indexing", false),
+        Phase::Optimize => ("rewriting", true),
         _ => ("working", false),
     };
     let template = match (total, bytes) {

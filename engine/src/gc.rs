@@ -12,8 +12,10 @@ mod sparse;
 
 use std::collections::{HashMap, HashSet};
 
+use cryostore_format::manifest::Manifest;
 use cryostore_format::repository::{OBJECT_NAME, Role};
 use cryostore_format::session::{Place, Work};
+use cryostore_format::snapshot::SnapshotRecord;
 use cryostore_format::{ManifestId, PackId};
 
 pub use self::sparse::SparsePack;
@@ -23,7 +25,7 @@ use crate::index::{Index, segments};
 use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack::reading::read_tables;
 use crate::pack::{self, directories::Directories};
-use crate::repo::{LiveSession, Repository, Session, is_collection};
+use crate::repo::{LiveSession, Repository, Session, is_collection, manifest_ids};
 use crate::store::Listed;
 
 /// How to collect.
@@ -71,6 +73,8 @@ const LEFTOVER: &str = "a write that was cut off left it";
 #[derive(Debug, Default)]
 struct Seen {
     objects: Vec<Listed>,
+    packs: HashSet<PackId>,
+    manifests: HashSet<ManifestId>,
     needed_packs: HashSet<PackId>,
     needed_manifests: HashSet<ManifestId>,
     /// Packs of each segment; none if it cannot be read.
@@ -126,10 +130,10 @@ fn clear_sessions(
     };
     if let Some(live) = others.iter().find(|other| !other.dead && !named(other)) {
         let record = &live.record;
-        let work = if record.work == Work::Import {
-            "an import"
-        } else {
-            "another collection"
+        let work = match record.work {
+            Work::Import => "an import",
+            Work::Optimize => "an optimization",
+            Work::Collect => "another collection",
         };
         return Err(Error::new(
             Kind::Conflict,
@@ -168,7 +172,17 @@ fn look(repo: &Repository, proved: &[Place], monitor: &dyn Monitor) -> Result<Se
         )
         .hint("nothing was removed; restore the object from a copy, or delete the snapshot by the id in its name"));
     }
+    let ids = |kind: &'static str| {
+        objects
+            .iter()
+            .filter_map(move |object| object.name.strip_prefix(kind))
+    };
     let mut seen = Seen {
+        packs: objects
+            .iter()
+            .filter_map(|o| pack::id_of(&o.name))
+            .collect(),
+        manifests: ids("manifests/").filter_map(|id| id.parse().ok()).collect(),
         objects,
         ..Seen::default()
     };
@@ -181,10 +195,9 @@ fn look(repo: &Repository, proved: &[Place], monitor: &dyn Monitor) -> Result<Se
     for (done, record) in (0_u64..).zip(newest.iter().chain(&older)) {
         keep_going(monitor)?;
         monitor.progress(Phase::Collect, done, Some(total));
-        let mut manifest = repo.manifest_alone(record).map_err(|e| {
+        let mut manifest = needed_manifest(repo, record, &mut seen).map_err(|e| {
             e.hint("nothing was removed; delete the snapshot if it is lost, then collect again")
         })?;
-        seen.needed_manifests.insert(record.manifest.id);
         seen.needed_packs.extend(&manifest.packs);
         match read_tables(repo.store(), &mut manifest, repo.key()) {
             Ok(()) => seen.uses.add(&manifest),
@@ -212,6 +225,28 @@ fn look(repo: &Repository, proved: &[Place], monitor: &dyn Monitor) -> Result<Se
         seen.segments.insert(segments::object_name(id), packs);
     }
     Ok(seen)
+}
+
+/// Of a snapshot that was rewritten, the last manifest that is whole (`repo/manifests.rs`); of any other the one that it has.
+fn needed_manifest(
+    repo: &Repository,
+    record: &SnapshotRecord,
+    seen: &mut Seen,
+) -> Result<Manifest> {
+    let there: Vec<_> = manifest_ids(record)
+        .filter(|id| seen.manifests.contains(id))
+        .collect();
+    let found = if there.len() > 1 {
+        repo.last_whole(record, &there, |pack| Ok(seen.packs.contains(&pack)))?
+    } else {
+        None
+    };
+    let (id, manifest) = match found {
+        Some(found) => found,
+        None => repo.first_manifest(record)?,
+    };
+    seen.needed_manifests.insert(id);
+    Ok(manifest)
 }
 
 /// Decides for each object. Pure.
@@ -308,8 +343,8 @@ fn judge(seen: &Seen, told: Option<&str>, name: &str) -> Judgement {
     }
 }
 
-/// Tells imports which packs to leave behind, and removes garbage. Tombstones go last; nothing else needs an order, since nothing that stays refers to any of it: a crash between leaves only what
-/// the next run finds again.
+/// Tells imports which packs to leave behind, and removes garbage. Manifests go first: a reader takes the first one that a rewritten snapshot has, and must not find its packs gone.
+/// Tombstones go last; nothing else needs an order, since nothing that stays refers to any of it: a crash between leaves only what the next run finds again.
 fn apply(repo: &Repository, report: &GcReport, seen: &Seen, monitor: &dyn Monitor) -> Result<()> {
     let garbage = &report.garbage;
     if !report.leaving.is_empty() && leave_record(seen, &report.leaving).is_none() {
@@ -321,9 +356,13 @@ fn apply(repo: &Repository, report: &GcReport, seen: &Seen, monitor: &dyn Monito
         monitor,
     );
     let mut directories = Directories::new(repo.store().clone(), repo.cache());
-    let is_tombstone = |garbage: &&Garbage| garbage.name.starts_with("snapshots/");
-    let (tombstones, others): (Vec<_>, Vec<_>) = garbage.iter().partition(is_tombstone);
-    for (done, object) in (0..).zip(others.iter().chain(&tombstones)) {
+    let mut ordered: Vec<_> = garbage.iter().collect();
+    ordered.sort_by_key(|garbage| match garbage.name.split('/').next() {
+        Some("manifests") => 0,
+        Some("snapshots") => 2,
+        _ => 1,
+    });
+    for (done, object) in (0..).zip(ordered) {
         keep_going(monitor)?;
         monitor.progress(Phase::Collect, done, Some(garbage.len() as u64));
         if object.reason == LEFTOVER {

@@ -37,7 +37,10 @@ mod store;
 pub use cryostore_format as format;
 pub use env::{Env, SystemEnv};
 pub use error::{Error, Kind, Result};
-pub use ingest::{BaseChoice, ImportOptions, Imported, Source, StreamId, StreamImport, import};
+pub use ingest::{
+    BaseChoice, ImportOptions, Imported, Optimized, Order, Source, StreamId, StreamImport, import,
+    optimize,
+};
 pub use memory::Memory;
 pub use monitor::{Deadline, Monitor, Phase, Silent};
 pub use rebuild::{Rebuilt, rebuild_index};

@@ -21,6 +21,8 @@ pub enum Phase {
     Collect,
     /// Packs whose ids were taken in.
     Index,
+    /// Bytes of a checkpoint that were written again.
+    Optimize,
 }
 
 /// Watches over work, which calls it from several threads.

@@ -385,6 +385,27 @@ impl Manifest {
         Ok(())
     }
 
+    /// Reads an object that is to be written, and goes through every recipe: what no reader would take is an error here, and not when it is read.
+    pub fn prove(bytes: &[u8]) -> Result<Self> {
+        let manifest = Self::decode(bytes)?;
+        for (n, stream) in (0..).zip(&manifest.streams) {
+            let Some(slices) = manifest.slices(n) else {
+                continue;
+            };
+            let mut len = 0_u64;
+            for slice in slices {
+                len = len.saturating_add(slice?.len());
+            }
+            if len != stream.len {
+                return Err(FormatError::invalid(
+                    WHAT,
+                    format!("stream {n} of {} bytes has chunks of {len}", stream.len),
+                ));
+            }
+        }
+        Ok(manifest)
+    }
+
     /// The slices of stream `n`; none if there is no such stream, or if it is derived.
     #[must_use]
     pub fn slices(&self, n: StreamIndex) -> Option<Slices<'_>> {
@@ -669,6 +690,17 @@ mod tests {
             phase: 0,
             digest: Digest::of(name),
             body,
+        }
+    }
+
+    #[test]
+    fn a_recipe_that_is_shorter_or_longer_than_its_stream_is_not_written() {
+        assert_eq!(Manifest::prove(&sample().encode()), Ok(sample()));
+        for len in [299, 301] {
+            let mut wrong = sample();
+            wrong.streams[2].len = len;
+            let e = Manifest::prove(&wrong.encode()).unwrap_err();
+            assert!(e.to_string().contains("stream 2"), "{e}");
         }
     }
 

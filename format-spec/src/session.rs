@@ -15,6 +15,8 @@ pub enum Work {
     Import,
     /// Deletes what no snapshot needs.
     Collect,
+    /// Rewrites a snapshot's manifest.
+    Optimize,
 }
 
 /// The only place at which a session can commit.
@@ -33,7 +35,7 @@ pub struct SessionRecord {
     pub id: SessionId,
     /// What it does.
     pub work: Work,
-    /// Where it will commit; absent for a collection.
+    /// Where it will commit; absent for what commits nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
     /// When it started, RFC 3339, UTC. For people.

@@ -31,6 +31,15 @@ struct State {
     writes: AtomicU64,
     bytes_read: AtomicU64,
     fault: Mutex<Option<(u64, Fault)>>,
+    meanwhile: Mutex<Option<(u64, Meanwhile)>>,
+}
+
+struct Meanwhile(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meanwhile")
+    }
 }
 
 /// A store around another.
@@ -56,9 +65,16 @@ impl Watched {
         *self.state.fault.lock().unwrap() = Some((n, fault));
     }
 
+    /// Something else is done right before the `n`-th change from now on, counted from 0.
+    pub fn meanwhile(&self, n: u64, what: impl FnOnce() + Send + 'static) {
+        self.state.writes.store(0, Ordering::SeqCst);
+        *self.state.meanwhile.lock().unwrap() = Some((n, Meanwhile(Box::new(what))));
+    }
+
     /// No faults any more; counts begin anew.
     pub fn reset(&self) {
         *self.state.fault.lock().unwrap() = None;
+        *self.state.meanwhile.lock().unwrap() = None;
         self.state.writes.store(0, Ordering::SeqCst);
         self.state.bytes_read.store(0, Ordering::SeqCst);
         self.state.log.lock().unwrap().clear();
@@ -103,6 +119,16 @@ impl Watched {
     fn change(&self, what: &str, path: &Path) -> Result<bool> {
         self.note(what, path);
         let n = self.state.writes.fetch_add(1, Ordering::SeqCst);
+        let meanwhile = self
+            .state
+            .meanwhile
+            .lock()
+            .unwrap()
+            .take_if(|(at, _)| *at == n);
+        if let Some((_, Meanwhile(what))) = meanwhile {
+            // On a thread of its own: this one drives the store's calls.
+            std::thread::spawn(what).join().unwrap();
+        }
         match *self.state.fault.lock().unwrap() {
             Some((at, Fault::Stop)) if n >= at => Err(injected()),
             Some((at, Fault::Fail)) if n == at => Err(injected()),

@@ -144,12 +144,21 @@ fn a_long_series_comes_back_in_any_order_and_stays_small() {
             packs.len()
         );
     }
-    // Each import leaves a small pack; when there are too many, what is needed of them is stored again, together.
+    // Each import leaves a small pack. Every sixteenth import makes the deltas anew that stand on them, and stores what is needed of them again, together; none before does,
+    // which would have to make most deltas anew.
     let needed = needed_packs(&all);
     assert!(
-        needed.iter().all(|packs| (1..=60).contains(packs)),
+        needed.iter().all(|packs| (1..=40).contains(packs)),
         "{needed:?}"
     );
+    let added: Vec<u64> = all
+        .iter()
+        .map(|(record, _)| record.cost.bytes_added)
+        .collect();
+    let between = (1..added.len()).filter(|n| !n.is_multiple_of(16));
+    let most = between.map(|n| added[n]).max().unwrap();
+    let sixteenth = added.iter().step_by(16).skip(1).min().unwrap();
+    assert!(most < 2 * added[1] && most < *sixteenth, "{added:?}");
     let (second, later) = (&all[1].0.cost, &all[61].0.cost);
     let pages = |cost: &Cost| (cost.classes.delta.pages, cost.classes.new.pages);
     assert!(pages(second).0 > 110 && pages(second).1 < 10, "{second:?}");

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use clap::Args;
-use cryostore_engine::gc::{GcOptions, GcReport, collect};
+use cryostore_engine::format::PackId;
+use cryostore_engine::gc::{GcOptions, GcReport, SparsePack, collect};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -42,6 +43,15 @@ struct Report {
     garbage: Vec<Garbage>,
     ended_sessions: Vec<String>,
     foreign: Vec<String>,
+    /// Packs that imports leave behind from now on.
+    leaving: Vec<Leaving>,
+}
+
+#[derive(Serialize)]
+struct Leaving {
+    pack: PackId,
+    bytes: u64,
+    needed_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -58,6 +68,11 @@ impl Report {
             bytes: g.bytes,
             reason: g.reason,
         };
+        let leaving = |pack: SparsePack| Leaving {
+            pack: pack.id,
+            bytes: pack.bytes,
+            needed_bytes: pack.needed,
+        };
         Self {
             dry_run,
             removed: found.removed,
@@ -66,6 +81,7 @@ impl Report {
             garbage: found.garbage.into_iter().map(garbage).collect(),
             ended_sessions: found.ended_sessions,
             foreign: found.foreign,
+            leaving: found.leaving.into_iter().map(leaving).collect(),
         }
     }
 
@@ -86,6 +102,21 @@ impl Report {
             ]);
         }
         table
+    }
+
+    fn write_leaving(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.leaving.is_empty() {
+            return Ok(());
+        }
+        let sum = |bytes: fn(&Leaving) -> u64| size(self.leaving.iter().map(bytes).sum());
+        let leave = if self.dry_run { "would leave" } else { "leave" };
+        writeln!(
+            f,
+            "imports {leave} {} packs behind, {}, of which {} are needed: they go when the snapshots that need them do",
+            self.leaving.len(),
+            sum(|pack| pack.bytes),
+            sum(|pack| pack.needed_bytes)
+        )
     }
 
     fn sums(&self) -> Table {
@@ -113,7 +144,8 @@ impl fmt::Display for Report {
             writeln!(f, "ended session {}", printable(session))?;
         }
         if self.garbage.is_empty() {
-            return writeln!(f, "nothing to remove; {} are needed", size(self.kept_bytes));
+            writeln!(f, "nothing to remove; {} are needed", size(self.kept_bytes))?;
+            return self.write_leaving(f);
         }
         let done = if self.removed {
             "removed"
@@ -128,7 +160,8 @@ impl fmt::Display for Report {
             size(self.kept_bytes)
         )?;
         if self.removed {
-            return self.sums().fmt(f);
+            self.sums().fmt(f)?;
+            return self.write_leaving(f);
         }
         write!(f, "{}", self.list())?;
         if self.garbage.len() > LISTED {
@@ -138,7 +171,7 @@ impl fmt::Display for Report {
                 self.garbage.len() - LISTED
             )?;
         }
-        Ok(())
+        self.write_leaving(f)
     }
 }
 

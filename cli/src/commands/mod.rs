@@ -14,6 +14,7 @@ mod init;
 mod inspect;
 mod ls;
 mod man;
+mod optimize;
 mod process_tree;
 mod rebuild_index;
 mod stats;
@@ -44,6 +45,7 @@ pub(crate) enum Command {
     Stats(stats::StatsArgs),
     Gc(gc::GcArgs),
     Check(check::CheckArgs),
+    Optimize(optimize::OptimizeArgs),
     RebuildIndex(rebuild_index::RebuildIndexArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
@@ -63,6 +65,7 @@ impl Command {
             Self::Stats(args) => stats::run(&args, context).map(done),
             Self::Gc(args) => gc::run(args, context).map(done),
             Self::Check(args) => check::run(&args, context),
+            Self::Optimize(args) => optimize::run(&args, context).map(done),
             Self::RebuildIndex(args) => rebuild_index::run(&args, context).map(done),
             Self::Demo(args) => demo::run(&args, context).map(done),
             Self::Completions(args) => completions::run(&args).map(done),

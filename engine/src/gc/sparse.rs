@@ -169,3 +169,151 @@ impl Uses {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cryostore_format::Digest;
+    use cryostore_format::delta::{BaseRun, DeltaFrame};
+    use cryostore_format::manifest::{Body, Role, Stream};
+    use cryostore_format::recipe::{FrameSlice, RecipeWriter};
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn id(n: u8) -> PackId {
+        PackId::from_bytes([n; 16])
+    }
+
+    /// A frame of 16 pages that takes 1 MiB.
+    fn frame(pack: u32, number: u32) -> FrameRef {
+        FrameRef {
+            pack,
+            offset: 32 + number * (1 << 20),
+            stored_len: 1 << 20,
+            first_chunk: number * 16,
+            chunks: 16,
+        }
+    }
+
+    fn slice(frame: FrameRef, skip: u16, take: u16) -> FrameSlice {
+        FrameSlice {
+            frame,
+            skip,
+            take,
+            len: u64::from(take) * 4096,
+        }
+    }
+
+    /// A snapshot that needs these pages of packs 0, 1, ….
+    fn needs(packs: u8, slices: &[FrameSlice]) -> Manifest {
+        let mut recipe = RecipeWriter::new(4096);
+        slices
+            .iter()
+            .for_each(|slice| recipe.push(Slice::Frame(*slice)));
+        Manifest {
+            packs: (0..packs).map(id).collect(),
+            streams: vec![Stream {
+                name: Vec::new(),
+                role: Role::Member,
+                len: slices.iter().map(|slice| slice.len).sum(),
+                page_size: 4096,
+                phase: 0,
+                digest: Digest::default(),
+                body: Body::Recipe(recipe.finish()),
+            }],
+            ..Manifest::default()
+        }
+    }
+
+    fn chosen(uses: &Uses, sizes: &[u64], already: &[u8]) -> Vec<SparsePack> {
+        let sizes = (0..).zip(sizes).map(|(n, len)| (id(n), *len)).collect();
+        uses.choose(&sizes, &already.iter().map(|n| id(*n)).collect())
+    }
+
+    #[test]
+    fn a_chunk_counts_once_whoever_needs_it() {
+        let mut uses = Uses::default();
+        let manifest = needs(1, &[slice(frame(0, 0), 0, 8), slice(frame(0, 0), 4, 8)]);
+        uses.add(&manifest);
+        uses.add(&manifest);
+        let half = SparsePack {
+            id: id(0),
+            bytes: 2 * MIB,
+            needed: 12 * (MIB / 16),
+        };
+        assert_eq!(chosen(&uses, &[2 * MIB], &[]), [half]);
+        assert_eq!(chosen(&uses, &[24 * (MIB / 16)], &[]), [], "half is needed");
+    }
+
+    #[test]
+    fn what_a_delta_is_made_of_is_needed_and_packs_of_deltas_stay() {
+        let mut manifest = needs(2, &[slice(frame(1, 0), 3, 2)]);
+        let delta = DeltaFrame {
+            frame: frame(1, 0),
+            page_size: 4096,
+            bases: vec![BaseRun {
+                base: Slice::Frame(slice(frame(0, 2), 0, 16)),
+                version: 1,
+            }],
+        };
+        manifest.deltas.add(delta, 0).unwrap();
+        let mut uses = Uses::default();
+        uses.add(&manifest);
+        let sparse = chosen(&uses, &[4 * MIB, 4 * MIB], &[]);
+        assert_eq!(sparse.len(), 1);
+        assert_eq!((sparse[0].id, sparse[0].needed), (id(0), 2 * (MIB / 16)));
+    }
+
+    #[test]
+    fn the_cheapest_are_left_first_but_for_those_that_are_left_already_up_to_a_bound() {
+        // Of packs 0 to 5 with 10 MiB each, the newest snapshot needs 4, 3, 2, 1, 0 and 5 frames of 1 MiB.
+        let mut slices = Vec::new();
+        for (pack, count) in [(0, 4), (1, 3), (2, 2), (3, 1), (5, 5)] {
+            slices.extend((0..count).map(|n| slice(frame(pack, n), 0, 16)));
+        }
+        let mut uses = Uses::default();
+        uses.add(&needs(6, &slices));
+        uses.end_of_newest();
+        // An older one needs one frame of pack 4, and all of pack 3.
+        let older: Vec<_> = (0..10).map(|n| slice(frame(3, n), 0, 16)).collect();
+        uses.add(&needs(
+            6,
+            &[older, vec![slice(frame(4, 0), 0, 16)]].concat(),
+        ));
+        let order = |already: &[u8]| -> Vec<u8> {
+            let sparse = chosen(&uses, &[10 * MIB; 6], already);
+            sparse.iter().map(|pack| pack.id.as_bytes()[0]).collect()
+        };
+        assert_eq!(order(&[]), [4, 2, 1, 0]);
+        assert_eq!(order(&[0]), [0, 4, 2, 1]);
+        // More than a pack's worth is not stored again where that is more than a fourth of all.
+        let mut many = Uses::default();
+        let slices: Vec<_> = (0..9)
+            .flat_map(|pack| (0..4).map(move |n| slice(frame(pack, n), 0, 16)))
+            .collect();
+        many.add(&needs(9, &slices));
+        many.end_of_newest();
+        assert_eq!(chosen(&many, &[10 * MIB; 9], &[]).len(), 4);
+    }
+
+    #[test]
+    fn a_pack_that_is_small_or_of_which_nothing_is_known_stays() {
+        let mut uses = Uses::default();
+        uses.add(&needs(2, &[slice(frame(0, 0), 0, 1)]));
+        assert_eq!(chosen(&uses, &[MIB - 1, MIB], &[]), []);
+        assert_eq!(chosen(&uses, &[MIB, MIB], &[]).len(), 1);
+        uses.add_whole(&needs(1, &[]));
+        assert_eq!(chosen(&uses, &[MIB, MIB], &[]), []);
+    }
+
+    #[test]
+    fn numbers_that_no_pack_has_take_no_memory() {
+        let mut far = frame(0, 0);
+        far.first_chunk = u32::MAX - 3;
+        let mut uses = Uses::default();
+        uses.mark(&needs(1, &[]), far, 0..16);
+        assert_eq!(uses.packs[&id(0)].chunks.len(), 0);
+        assert_eq!(chosen(&uses, &[MIB], &[]), []);
+    }
+}

@@ -9,6 +9,7 @@ mod base;
 mod deltas;
 mod facts;
 mod frames;
+mod optimize;
 mod source;
 mod stream;
 mod streams;
@@ -39,6 +40,7 @@ use stream::StreamSpec;
 use tar_front::TarFront;
 use writer::Writer;
 
+pub use optimize::{Optimized, Order, optimize};
 pub use source::Source;
 pub use streams::{StreamId, StreamImport};
 
@@ -431,7 +433,7 @@ impl<'r> Plan<'r> {
         let packs_needed = manifest.packs.len() as u64;
         let bytes = manifest.encode();
         // What no reader would take must not be committed: names that are too long, more streams or slices than are accepted.
-        Manifest::decode(&bytes).map_err(|e| {
+        Manifest::prove(&bytes).map_err(|e| {
             Error::new(
                 Kind::Invalid,
                 format!("the archive cannot be described: {e}"),

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use super::kept::{Content, KeptFrame, KeptFrames};
 use super::object_name;
-use crate::codec::frame::{read_chunks, verify, with_frame};
+use crate::codec::frame::{read_chunks, unpack_frame, verify, with_frame};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::store::Store;
@@ -219,6 +219,29 @@ fn fetch_one(
     fetch_of_pack(store, manifest, frame.pack, &place, count, &mut fetched)?;
     let stored = fetched.remove(&(frame.pack, frame.offset));
     stored.ok_or_else(|| Error::new(Kind::Internal, "a frame was not fetched"))
+}
+
+/// Hands on the chunks of a slice, none of which is a delta, one by one.
+pub fn for_each_chunk(
+    store: &Store,
+    manifest: &Manifest,
+    slice: FrameSlice,
+    mut then: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let stored = fetch_one(store, manifest, &slice.frame, &mut Fetched::default())?;
+    let damaged = |e| damaged(manifest, &slice.frame, e);
+    let (header, plain) = unpack_frame(&stored).map_err(damaged)?;
+    let not_those = || damaged(bad("its chunks are not those that the manifest names"));
+    if header.kind != FrameKind::Plain {
+        return Err(not_those());
+    }
+    let ranges = header.chunk_ranges(&plain).map_err(damaged)?;
+    for n in slice.skip..slice.skip.saturating_add(slice.take) {
+        let range = ranges.range(n.into(), 1);
+        let chunk = range.and_then(|range| plain.get(range));
+        then(chunk.ok_or_else(not_those)?)?;
+    }
+    Ok(())
 }
 
 /// Reads the tables of a manifest, some at a time, and has it take in what they say.

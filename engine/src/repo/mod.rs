@@ -4,24 +4,24 @@
 
 mod collections;
 mod commit;
+mod manifests;
 mod session;
 mod snapshots;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cryostore_format::manifest::Manifest;
 use cryostore_format::repository::{Defaults, OBJECT_NAME, RepositoryRecord, Role};
-use cryostore_format::snapshot::SnapshotRecord;
-use cryostore_format::{Digest, IdKey, ManifestId, RepositoryId, limits as format_limits};
+use cryostore_format::{IdKey, RepositoryId, limits as format_limits};
 
 use crate::env::{Env, random_id, timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Memory;
-use crate::pack::reading::read_tables;
 use crate::store::Store;
 
 pub(crate) use collections::is_collection;
+pub(crate) use manifests::manifest_ids;
+pub use manifests::manifest_name;
 pub use session::{LiveSession, Session};
 pub(crate) use snapshots::place_of;
 pub use snapshots::{Filter, SnapshotList, snapshot_name};
@@ -35,12 +35,6 @@ pub struct Repository {
     env: Arc<dyn Env>,
     cache: Option<PathBuf>,
     memory: Memory,
-}
-
-/// Name of a manifest's object.
-#[must_use]
-pub fn manifest_name(id: ManifestId) -> String {
-    format!("manifests/{id}")
 }
 
 impl Repository {
@@ -142,40 +136,6 @@ impl Repository {
         self.record
             .allows(role)
             .map_err(|e| Error::stored(self.store.name(), e))
-    }
-
-    /// Reads a snapshot's manifest, checked against the digest in its record, and the tables of what its delta frames are made of.
-    pub fn manifest(&self, snapshot: &SnapshotRecord) -> Result<Manifest> {
-        let mut manifest = self.manifest_alone(snapshot)?;
-        read_tables(&self.store, &mut manifest, self.key())?;
-        Ok(manifest)
-    }
-
-    /// Reads a snapshot's manifest without tables: enough to know which packs it needs.
-    pub fn manifest_alone(&self, snapshot: &SnapshotRecord) -> Result<Manifest> {
-        let name = manifest_name(snapshot.manifest.id);
-        let damaged = |error: Error| {
-            error
-                .at(format!("snapshot {}", snapshot.id))
-                .hint("this snapshot cannot be read; `cryostore check` shows whether others can")
-        };
-        let bytes = self
-            .store
-            .get(&name, format_limits::MANIFEST_PLAIN_MAX + 4096)
-            .map_err(|e| match e.kind() {
-                Kind::NotFound => damaged(Error::new(
-                    Kind::Corrupt,
-                    format!("{name} is missing in {}", self.store.name()),
-                )),
-                _ => e,
-            })?;
-        if Digest::of(&bytes) != snapshot.manifest.digest {
-            return Err(damaged(Error::new(
-                Kind::Corrupt,
-                format!("{name} is not what the snapshot record names"),
-            )));
-        }
-        Manifest::decode(&bytes).map_err(|e| Error::stored(name, e))
     }
 
     /// Directory of the node's copy of the index.

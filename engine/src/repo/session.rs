@@ -1,6 +1,6 @@
 //! Owns sessions: who is at work, as far as others must know.
 //!
-//! Always: an import and a collection never work at once. Each puts its own record first and looks for the other's then, so at least the one that
+//! Always: an import, or an optimization, and a collection never work at once. Each puts its own record first and looks for the other's then, so at least the one that
 //! put its record later sees the other and gives way (both may; nothing is lost by that). Never: decides by clock or host that a session is dead.
 //! What is decided here is only what the kernel proves: the owner of a session on this node holds a file lock.
 

@@ -145,7 +145,11 @@ impl<'r> Writer<'r> {
     }
 
     /// One piece that was cut by content.
-    pub(super) fn piece(&mut self, stream: &mut OpenStream<'r>, piece: &[u8]) -> Result<()> {
+    pub(in crate::ingest) fn piece(
+        &mut self,
+        stream: &mut OpenStream<'r>,
+        piece: &[u8],
+    ) -> Result<()> {
         let hash = if page::is_zero(piece) {
             None
         } else {

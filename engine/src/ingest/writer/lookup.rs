@@ -22,6 +22,9 @@ impl<'r> Writer<'r> {
         found: &mut [Found],
         hash: impl Fn(usize) -> ChunkHash,
     ) -> Result<()> {
+        if self.anew {
+            return Ok(());
+        }
         let mut open = Vec::new();
         let has_deltas = self
             .base

@@ -104,6 +104,8 @@ pub(super) struct Writer<'r> {
     untabled: Vec<DeltaFrame>,
     /// Runs of bases in all delta frames of this session.
     runs: usize,
+    /// Nothing is looked for but among this session's own chunks.
+    anew: bool,
     pages: Vec<Page>,
     found: Vec<Found>,
     /// What stood at the pages' addresses.
@@ -215,9 +217,18 @@ impl<'r> Writer<'r> {
             delta_packs: HashSet::new(),
             untabled: Vec::new(),
             runs: 0,
+            anew: false,
             pages: Vec::new(),
             found: Vec::new(),
             stood: Vec::new(),
+        }
+    }
+
+    /// One that finds only its own chunks: all that comes is stored once more.
+    pub(super) fn anew(repo: &'r Repository, monitor: &'r dyn Monitor) -> Self {
+        Self {
+            anew: true,
+            ..Self::new(repo, None, false, monitor)
         }
     }
 
@@ -237,7 +248,7 @@ impl<'r> Writer<'r> {
     }
 
     /// A stream that is complete.
-    fn add(&mut self, stream: Stream) -> Result<StreamIndex> {
+    pub(super) fn add(&mut self, stream: Stream) -> Result<StreamIndex> {
         let number = self.reserve()?;
         self.keep(number, stream)
     }
@@ -268,6 +279,37 @@ impl<'r> Writer<'r> {
             Cut::Pages { .. } => self.write_pages(stream, bytes),
             Cut::Content(_) => self.with_cutter(stream, |cutter, sink| cutter.push(bytes, sink)),
         }
+    }
+
+    /// Zeros come next.
+    pub(super) fn zeros(&mut self, stream: &mut OpenStream<'r>, mut len: u64) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let whole = match &stream.cut {
+            Cut::Pages {
+                phase_left, rest, ..
+            } => *phase_left == 0 && rest.is_empty(),
+            Cut::Content(_) => true,
+        };
+        if whole {
+            count(&mut self.classes.zero, 0, len);
+            stream.zero(len);
+            return Ok(());
+        }
+        while len > 0 {
+            let most = len.min(limits::SLAB_LEN as u64);
+            let zeros = usize::try_from(most).unwrap_or(limits::SLAB_LEN);
+            self.write(stream, &vec![0; zeros])?;
+            len -= most;
+        }
+        Ok(())
+    }
+
+    /// Length and digest of a stream that was closed.
+    pub(super) fn digest_of(&self, number: StreamIndex) -> Option<(u64, Digest)> {
+        let stream = self.streams.get(number as usize)?.as_ref()?;
+        Some((stream.len, stream.digest))
     }
 
     /// A border in a stream that is cut by content: what comes is cut as if it stood alone.

@@ -1,0 +1,275 @@
+//! Owns the rewriting of a snapshot: all of its chunks once more, in the order in which they are read, without deltas.
+//!
+//! What a checkpoint needs lies in the packs of all the imports that first saw its chunks; one that is restored often, or over a slow store, is worth a copy of its own. The
+//! archive, its streams and its chunks stay what they are, so that later imports find the same; only where the chunks lie changes, and with it the manifest
+//! (`repo/manifests.rs` argues the crash points).
+//!
+//! Always: each stream has the digest that it had. Never: changes the snapshot's record, nor removes what others need.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use cryostore_format::manifest::{Body, Manifest, Stream};
+use cryostore_format::recipe::{FrameSlice, Slice};
+use cryostore_format::repository::Role;
+use cryostore_format::session::Work;
+use cryostore_format::snapshot::SnapshotRecord;
+use rayon::prelude::*;
+
+use super::stream::{OpenStream, PageSpec, StreamSpec};
+use super::writer::Writer;
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::monitor::{Monitor, Phase, keep_going};
+use crate::pack::KeptFrames;
+use crate::pack::reading::{Reading, for_each_chunk};
+use crate::repo::{Repository, Session};
+
+/// 8 windows of 2 MiB are decoded side by side, then written.
+const WINDOWS: usize = 8;
+
+/// What a snapshot needs to be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Order {
+    /// Packs.
+    pub packs: u64,
+    /// Delta frames.
+    pub deltas: u64,
+    /// Stored bytes of its frames, without what deltas are made of.
+    pub bytes: u64,
+}
+
+/// What an optimization has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Optimized {
+    /// What the snapshot needed before.
+    pub before: Order,
+    /// What it needs now; none if it was in order already, and nothing was written.
+    pub after: Option<Order>,
+    /// Bytes that were written.
+    pub bytes_added: u64,
+    /// True if it takes effect with the next collection: one is at work.
+    pub later: bool,
+}
+
+impl Order {
+    fn of(manifest: &Manifest) -> Self {
+        let mut frames = HashSet::new();
+        let mut out = Self::default();
+        for n in (0..).take(manifest.streams.len()) {
+            let slices = manifest.slices(n).into_iter().flatten();
+            for slice in slices.map_while(Result::ok) {
+                if let Slice::Frame(FrameSlice { frame, .. }) = slice
+                    && frames.insert((frame.pack, frame.offset))
+                {
+                    out.bytes += u64::from(frame.stored_len);
+                    out.deltas += u64::from(manifest.deltas.rank(&frame).is_some());
+                }
+            }
+        }
+        out.packs = manifest.packs.len() as u64;
+        out
+    }
+
+    /// True if it cannot be much better: no deltas, and as many packs as its bytes fill, one not full.
+    fn is_good(&self) -> bool {
+        self.deltas == 0 && self.packs <= self.bytes.div_ceil(limits::PACK_LEN as u64) + 1
+    }
+}
+
+/// Rewrites a snapshot in the order in which it is read, as large as its first import would be. After `Ok` it is read from there; what only it needed before is garbage.
+pub fn optimize(
+    repo: &Repository,
+    snapshot: &SnapshotRecord,
+    monitor: &dyn Monitor,
+) -> Result<Optimized> {
+    repo.require(Role::Write)?;
+    let session = Session::start(repo, Work::Optimize, None)?;
+    let (name, _) = repo.first_manifest(snapshot)?;
+    let old = repo.manifest(snapshot)?;
+    let before = Order::of(&old);
+    if before.is_good() {
+        return Ok(Optimized {
+            before,
+            after: None,
+            bytes_added: 0,
+            later: false,
+        });
+    }
+    let mut copy = Copy {
+        repo,
+        old: &old,
+        writer: Writer::anew(repo, monitor),
+        kept: KeptFrames::at_most(repo.memory().kept_frames()),
+        monitor,
+        done: 0,
+        total: old.streams.iter().map(|stream| stream.len).sum(),
+    };
+    for stream in &old.streams {
+        copy.stream(stream)?;
+    }
+    let (written, uploading) = copy.writer.finish()?;
+    let new = Manifest {
+        packs: written.packs,
+        streams: written.streams,
+        tables: written.tables,
+        layout: old.layout.clone(),
+        maps: old.maps.clone(),
+        ..Manifest::default()
+    };
+    let after = Order::of(&new);
+    let bytes = new.encode();
+    Manifest::prove(&bytes)
+        .map_err(|e| Error::new(Kind::Internal, "a manifest that cannot be read").because(e))?;
+    let manifest_len = bytes.len() as u64;
+    let (finished, _) = uploading.finish()?;
+    keep_going(monitor)?;
+    repo.put_rewritten(name, bytes)?;
+    let bytes_added = finished.put.bytes + manifest_len;
+    finished.settle_index();
+    drop(session);
+    let settled = repo.settle_manifest(snapshot, name)?;
+    Ok(Optimized {
+        before,
+        after: Some(after),
+        bytes_added,
+        later: !settled,
+    })
+}
+
+/// A copy that is being made.
+struct Copy<'r> {
+    repo: &'r Repository,
+    old: &'r Manifest,
+    writer: Writer<'r>,
+    kept: Arc<KeptFrames>,
+    monitor: &'r dyn Monitor,
+    done: u64,
+    total: u64,
+}
+
+impl<'r> Copy<'r> {
+    fn stream(&mut self, stream: &Stream) -> Result<()> {
+        let recipe = match &stream.body {
+            // Its parts keep their numbers.
+            Body::Derived { .. } => return self.writer.add(stream.clone()).map(drop),
+            Body::Recipe(recipe) => recipe.slices(self.old.packs.len()),
+        };
+        let pages = (stream.page_size != 0).then_some(PageSpec {
+            page_size: stream.page_size,
+            phase: stream.phase,
+            of: None,
+            runs: Vec::new(),
+        });
+        let mut open = self.writer.open(StreamSpec {
+            name: stream.name.clone(),
+            role: stream.role,
+            pages,
+        })?;
+        let mut waiting = Vec::new();
+        let mut len = 0;
+        for slice in recipe {
+            let slice = slice.map_err(|e| Error::stored("the manifest", e))?;
+            if let (Slice::Frame(slice), 0) = (slice, stream.page_size) {
+                self.pieces(&mut open, slice)?;
+                continue;
+            }
+            // Zeros take no memory.
+            if let Slice::Frame(slice) = slice {
+                len += slice.len;
+            }
+            waiting.push(slice);
+            if len >= WINDOWS as u64 * limits::WINDOW_LEN || waiting.len() >= limits::WAITING_SLICES
+            {
+                self.pages(&mut open, &waiting)?;
+                waiting.clear();
+                len = 0;
+            }
+        }
+        self.pages(&mut open, &waiting)?;
+        let number = self.writer.close(open)?;
+        if self.writer.digest_of(number) == Some((stream.len, stream.digest)) {
+            return Ok(());
+        }
+        let name = String::from_utf8_lossy(&stream.name);
+        Err(Error::new(
+            Kind::Corrupt,
+            format!("stream {number} (`{name}`) does not match its digest"),
+        )
+        .hint("nothing was changed; `cryostore check --read-data` says what is damaged"))
+    }
+
+    /// Chunks that were cut by content, each as it is.
+    fn pieces(&mut self, open: &mut OpenStream<'r>, slice: FrameSlice) -> Result<()> {
+        let (store, writer) = (self.repo.store(), &mut self.writer);
+        for_each_chunk(store, self.old, slice, |piece| writer.piece(open, piece))?;
+        self.went_on(slice.len)
+    }
+
+    /// Pages, and what stands before the first: they are cut as they were.
+    fn pages(&mut self, open: &mut OpenStream<'r>, slices: &[Slice]) -> Result<()> {
+        let mut windows: Vec<(Vec<FrameSlice>, u64)> = Vec::new();
+        for slice in slices {
+            let Slice::Frame(slice) = slice else { continue };
+            match windows
+                .last_mut()
+                .filter(|window| window.1 < limits::WINDOW_LEN)
+            {
+                Some((window, len)) => {
+                    window.push(*slice);
+                    *len += slice.len;
+                }
+                None => windows.push((vec![*slice], slice.len)),
+            }
+        }
+        let (repo, old, kept) = (self.repo, self.old, &self.kept);
+        let decoded = windows
+            .par_iter()
+            .map(|(window, _)| decoded(repo, old, kept, window));
+        let decoded: Result<Vec<_>> = decoded.collect();
+        let bytes = decoded?.concat();
+        let mut rest = &bytes[..];
+        for stretch in slices.split_inclusive(|slice| matches!(slice, Slice::Zero { .. })) {
+            let zeros = stretch
+                .iter()
+                .filter(|slice| matches!(slice, Slice::Zero { .. }));
+            let zeros: u64 = zeros.map(Slice::len).sum();
+            let len: u64 = stretch.iter().map(Slice::len).sum();
+            let (head, tail) =
+                rest.split_at(usize::try_from(len - zeros).unwrap_or(0).min(rest.len()));
+            self.writer.write(open, head)?;
+            self.writer.zeros(open, zeros)?;
+            rest = tail;
+            self.went_on(len)?;
+        }
+        Ok(())
+    }
+
+    fn went_on(&mut self, len: u64) -> Result<()> {
+        keep_going(self.monitor)?;
+        self.done += len;
+        self.monitor
+            .progress(Phase::Optimize, self.done, Some(self.total));
+        Ok(())
+    }
+}
+
+/// The bytes of some slices.
+fn decoded(
+    repo: &Repository,
+    old: &Manifest,
+    kept: &Arc<KeptFrames>,
+    slices: &[FrameSlice],
+) -> Result<Vec<u8>> {
+    let mut at = 0;
+    let mut reading = Reading::sharing(kept);
+    for slice in slices {
+        let len = usize::try_from(slice.len)
+            .map_err(|_| Error::new(Kind::Internal, "a slice of more than the memory"))?;
+        reading.add(old, *slice, 0, at, len);
+        at += len;
+    }
+    let mut bytes = vec![0; at];
+    reading.decode(repo.store(), old, &mut bytes)?;
+    Ok(bytes)
+}

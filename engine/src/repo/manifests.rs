@@ -1,0 +1,175 @@
+//! Owns where a snapshot's manifest is: at the name that its record has, or, once the snapshot was rewritten, at one that follows from it.
+//!
+//! A rewritten manifest takes the other's place in three steps, and each crash point leaves one that is whole:
+//!
+//! 1. Its packs are put, by a session, so that no collection takes them for garbage.
+//! 2. It is put under the next name, create-if-absent. The old one is there still and is what readers take: they take the first that is there.
+//! 3. The old one is removed, by whoever saw that the new one and all of its packs are there while no collection was at work ([`Repository::settle_manifest`]), or by a
+//!    collection, which sees the same (`gc.rs`). A process that was given up wrongly and wakes between finds its packs gone, and removes nothing.
+//!
+//! Always: of the manifests that are there at least one is whole. Never: changes a record.
+
+use cryostore_format::manifest::Manifest;
+use cryostore_format::session::Work;
+use cryostore_format::snapshot::SnapshotRecord;
+use cryostore_format::{Digest, ManifestId, PackId, limits as format_limits};
+
+use super::{Repository, Session};
+use crate::error::{Error, Kind, Result};
+use crate::pack::object_name;
+use crate::pack::reading::read_tables;
+
+/// Name of a manifest's object.
+#[must_use]
+pub fn manifest_name(id: ManifestId) -> String {
+    format!("manifests/{id}")
+}
+
+/// The names that a snapshot's manifest can have, in the order in which it has them.
+pub(crate) fn manifest_ids(snapshot: &SnapshotRecord) -> impl Iterator<Item = ManifestId> {
+    std::iter::successors(Some(snapshot.manifest.id), |id| Some(id.rewritten()))
+        .take(format_limits::REWRITES_MAX + 1)
+}
+
+impl Repository {
+    /// Reads a snapshot's manifest, and the tables of what its delta frames are made of.
+    pub fn manifest(&self, snapshot: &SnapshotRecord) -> Result<Manifest> {
+        let mut manifest = self.manifest_alone(snapshot)?;
+        read_tables(&self.store, &mut manifest, self.key())?;
+        Ok(manifest)
+    }
+
+    /// Reads a snapshot's manifest without tables: enough to know which packs it needs.
+    pub fn manifest_alone(&self, snapshot: &SnapshotRecord) -> Result<Manifest> {
+        self.first_manifest(snapshot).map(|(_, manifest)| manifest)
+    }
+
+    /// The first manifest of a snapshot that is there, and its name.
+    pub(crate) fn first_manifest(
+        &self,
+        snapshot: &SnapshotRecord,
+    ) -> Result<(ManifestId, Manifest)> {
+        for id in manifest_ids(snapshot) {
+            match self.manifest_at(snapshot, id) {
+                Err(e) if e.kind() == Kind::NotFound => {}
+                found => return found.map(|manifest| (id, manifest)),
+            }
+        }
+        let name = manifest_name(snapshot.manifest.id);
+        Err(unreadable(
+            snapshot,
+            Error::new(
+                Kind::Corrupt,
+                format!("{name} is missing in {}", self.store.name()),
+            ),
+        ))
+    }
+
+    /// Reads one of a snapshot's manifests. The first is what the record names; those after it must be of the same archive.
+    fn manifest_at(&self, snapshot: &SnapshotRecord, id: ManifestId) -> Result<Manifest> {
+        let name = manifest_name(id);
+        let bytes = self
+            .store
+            .get(&name, format_limits::MANIFEST_PLAIN_MAX + 4096)?;
+        let other = || {
+            let detail = format!("{name} is not what the snapshot record names");
+            unreadable(snapshot, Error::new(Kind::Corrupt, detail))
+        };
+        let named = &snapshot.manifest;
+        if id == named.id && Digest::of(&bytes) != named.digest {
+            return Err(other());
+        }
+        let manifest = Manifest::decode(&bytes).map_err(|e| Error::stored(&name, e))?;
+        let archive = &snapshot.archive;
+        if id != named.id
+            && (manifest.layout.len, manifest.layout.digest) != (archive.bytes, archive.digest)
+        {
+            return Err(other());
+        }
+        Ok(manifest)
+    }
+
+    /// Puts a manifest that is to take the place of the one called `old`.
+    pub(crate) fn put_rewritten(&self, old: ManifestId, bytes: Vec<u8>) -> Result<()> {
+        let name = manifest_name(old.rewritten());
+        let digest = Digest::of(&bytes);
+        let Err(failed) = self.store.create(&name, bytes) else {
+            return Ok(());
+        };
+        // The reply may have been lost.
+        let limit = format_limits::MANIFEST_PLAIN_MAX + 4096;
+        match self.store.get(&name, limit) {
+            Ok(found) if Digest::of(&found) == digest => Ok(()),
+            Ok(_) if failed.kind() == Kind::Conflict => Err(failed.hint(
+                "somebody else rewrote this snapshot; `cryostore gc` removes what is left of it",
+            )),
+            _ => Err(failed),
+        }
+    }
+
+    /// Of the manifests called `there`, in the order of their names, the last one that is whole; the others are not needed.
+    pub(crate) fn last_whole(
+        &self,
+        snapshot: &SnapshotRecord,
+        there: &[ManifestId],
+        mut has: impl FnMut(PackId) -> Result<bool>,
+    ) -> Result<Option<(ManifestId, Manifest)>> {
+        let mut first = None;
+        for id in there.iter().rev() {
+            let manifest = match self.manifest_at(snapshot, *id) {
+                Ok(manifest) => manifest,
+                Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => {
+                    first.get_or_insert(e);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            let mut whole = true;
+            for pack in &manifest.packs {
+                whole = whole && has(*pack)?;
+            }
+            // What is damaged is still all there is, if nothing is behind it.
+            if whole || Some(id) == there.first() {
+                return Ok(Some((*id, manifest)));
+            }
+        }
+        first.map_or(Ok(None), Err)
+    }
+
+    /// Removes the manifests of a snapshot in whose place the one behind `old` is, if that is whole. False: a collection is at work, and will see to it.
+    pub(crate) fn settle_manifest(
+        &self,
+        snapshot: &SnapshotRecord,
+        old: ManifestId,
+    ) -> Result<bool> {
+        let _session = match Session::start(self, Work::Optimize, None) {
+            Err(e) if e.kind() == Kind::Conflict => return Ok(false),
+            session => session?,
+        };
+        let mut there = Vec::new();
+        for id in manifest_ids(snapshot) {
+            if self.store.len(&manifest_name(id))?.is_some() {
+                there.push(id);
+            }
+        }
+        let has = |pack| Ok(self.store.len(&object_name(pack))?.is_some());
+        let needed = self.last_whole(snapshot, &there, has)?.map(|(id, _)| id);
+        let Some(needed) = needed.filter(|id| *id != old) else {
+            return Err(Error::new(
+                Kind::Conflict,
+                "the session was ended by somebody else, and what it had written was collected",
+            )
+            .hint("nothing is lost; optimize the snapshot again"));
+        };
+        for id in there.iter().take_while(|id| **id != needed) {
+            self.store.delete(&manifest_name(*id))?;
+        }
+        Ok(true)
+    }
+}
+
+fn unreadable(snapshot: &SnapshotRecord, error: Error) -> Error {
+    error
+        .at(format!("snapshot {}", snapshot.id))
+        .hint("this snapshot cannot be read; `cryostore check` shows whether others can")
+}

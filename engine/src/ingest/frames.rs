@@ -95,8 +95,9 @@ pub(super) struct FrameSink<'r> {
     /// Closed, not in a pack yet, in order.
     sealing: VecDeque<Sealing>,
     sealed: (mpsc::Sender<Results>, mpsc::Receiver<Results>),
-    /// By frame number.
-    lies: Vec<Option<Lies>>,
+    /// Of each frame from this one on.
+    first_lies: FrameNumber,
+    lies: VecDeque<Option<Lies>>,
     deltas: Vec<PlacedDelta>,
     warnings: Vec<String>,
     buffers: Buffers,
@@ -126,7 +127,8 @@ impl<'r> FrameSink<'r> {
             next_number: 0,
             sealing: VecDeque::new(),
             sealed: mpsc::channel(),
-            lies: Vec::new(),
+            first_lies: 0,
+            lies: VecDeque::new(),
             deltas: Vec::new(),
             warnings: Vec::new(),
             buffers: Buffers::default(),
@@ -174,7 +176,7 @@ impl<'r> FrameSink<'r> {
         self.next_number = number.checked_add(1).ok_or_else(|| {
             Error::new(Kind::Unsupported, "more than 2^32 frames in one checkpoint")
         })?;
-        self.lies.push(None);
+        self.lies.push_back(None);
         Ok(number)
     }
 
@@ -224,7 +226,16 @@ impl<'r> FrameSink<'r> {
 
     /// Where the chunks of a frame lie, once it was sealed.
     pub(super) fn place(&self, frame: FrameNumber) -> Option<&Lies> {
-        self.lies.get(frame as usize)?.as_ref()
+        let at = frame.checked_sub(self.first_lies)?;
+        self.lies.get(at as usize)?.as_ref()
+    }
+
+    /// Forgets where frames before this one lie.
+    pub(super) fn forget_before(&mut self, frame: FrameNumber) {
+        while self.first_lies < frame && self.lies.front().is_some_and(Option::is_some) {
+            self.lies.pop_front();
+            self.first_lies += 1;
+        }
     }
 
     /// True if no frame waits to be put into a pack.
@@ -251,7 +262,8 @@ impl<'r> FrameSink<'r> {
                     Sealed::Plain(frame) => Lies::Together(self.add(&frame, directories)?),
                     Sealed::Batch(batch) => self.add_batch(batch, directories)?,
                 };
-                *self.lies.get_mut(number as usize).ok_or_else(lost)? = Some(lies);
+                let at = number.checked_sub(self.first_lies).ok_or_else(lost)?;
+                *self.lies.get_mut(at as usize).ok_or_else(lost)? = Some(lies);
             }
             let at_work: usize = self.sealing.iter().map(|s| s.bytes).sum();
             let (number, sealed) = if at_work > left {

@@ -221,6 +221,14 @@ impl<'b> OpenStream<'b> {
         self.waiting.len() >= limits::WAITING_SLICES
     }
 
+    /// The first frame that is waited for.
+    pub(super) fn waits_for(&self) -> Option<FrameNumber> {
+        self.waiting.iter().find_map(|next| match next {
+            Waiting::Frame(chunks) => Some(chunks.frame),
+            Waiting::Placed(_) => None,
+        })
+    }
+
     /// True if nothing waits.
     pub(super) fn is_settled(&self) -> bool {
         self.waiting.is_empty()

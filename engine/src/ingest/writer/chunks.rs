@@ -11,7 +11,7 @@ use crate::chunk::page::{self, Page};
 use crate::error::Result;
 use crate::ingest::base::{BaseChunk, BasePage};
 use crate::ingest::deltas::PageBase;
-use crate::ingest::frames::{Lies, Placed};
+use crate::ingest::frames::{FrameNumber, Lies, Placed};
 use crate::ingest::stream::{Cut, InFrame, OpenStream};
 use crate::limits;
 
@@ -266,6 +266,10 @@ impl<'r> Writer<'r> {
             let index = self.index().clone();
             self.sink.list_packs(&index)?;
             self.known.clear();
+            // Nobody asks any more where a frame lies that no stream waits for.
+            let waited_for = self.waited_for.values().min().copied();
+            self.sink
+                .forget_before(waited_for.unwrap_or(FrameNumber::MAX));
             self.index_was_empty = Some(false);
         }
         Ok(())
@@ -332,5 +336,9 @@ impl<'r> Writer<'r> {
             }
             true
         });
+        match stream.waits_for() {
+            Some(frame) => self.waited_for.insert(stream.number, frame),
+            None => self.waited_for.remove(&stream.number),
+        };
     }
 }

@@ -104,6 +104,8 @@ pub(super) struct Writer<'r> {
     untabled: Vec<DeltaFrame>,
     /// Runs of bases in all delta frames of this session.
     runs: usize,
+    /// For each stream that waits, by its number: the first frame it waits for.
+    waited_for: HashMap<u32, FrameNumber>,
     /// Nothing is looked for but among this session's own chunks.
     anew: bool,
     pages: Vec<Page>,
@@ -217,6 +219,7 @@ impl<'r> Writer<'r> {
             delta_packs: HashSet::new(),
             untabled: Vec::new(),
             runs: 0,
+            waited_for: HashMap::new(),
             anew: false,
             pages: Vec::new(),
             found: Vec::new(),

@@ -77,7 +77,7 @@ pub fn check(
     }
     check_segments(repo, &mut report)?;
     for object in repo.store().list("")? {
-        let ours = ["packs", "index", "manifests", "snapshots", "sessions"];
+        let ours = ["packs", "index", "manifests", "snapshots", "sessions", "gc"];
         let known = object.name == cryostore_format::repository::OBJECT_NAME
             || object
                 .name
@@ -130,7 +130,7 @@ fn check_snapshots(
                 format!("it needs snapshot {needed}, which is not there"),
             );
         }
-        let name = crate::repo::manifest_name(record.manifest.id);
+        let (name, _) = repo.manifest_object(record)?;
         let manifest = repo
             .manifest_alone(record)
             .or_else(|_| repo.manifest_alone(record));

@@ -178,6 +178,11 @@ fn look(repo: &Repository, proved: &[Place], monitor: &dyn Monitor) -> Result<Se
             .filter_map(move |object| object.name.strip_prefix(kind))
     };
     let mut seen = Seen {
+        uses: Uses::of(
+            objects
+                .iter()
+                .filter_map(|object| Some((pack::id_of(&object.name)?, object.len))),
+        ),
         packs: objects
             .iter()
             .filter_map(|o| pack::id_of(&o.name))
@@ -275,12 +280,8 @@ fn plan(seen: &Seen) -> GcReport {
 
 /// The packs that imports are to leave behind.
 fn choose(seen: &Seen) -> Vec<SparsePack> {
-    let packs = seen
-        .objects
-        .iter()
-        .filter_map(|object| Some((pack::id_of(&object.name)?, object.len)));
     let already = seen.collections.values().flatten().flatten().copied();
-    seen.uses.choose(&packs.collect(), &already.collect())
+    seen.uses.choose(&already.collect())
 }
 
 /// The record that tells imports of just these packs already, if there is one.

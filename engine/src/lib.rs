@@ -46,7 +46,7 @@ pub use monitor::{Deadline, Monitor, Phase, Silent};
 pub use rebuild::{Rebuilt, rebuild_index};
 pub use repo::{Filter, LiveSession, Repository, SnapshotList};
 pub use restore::{CheckpointReader, ExportStats, Output, PageFrame, UnpackStats, export, unpack};
-pub use stats::{Stats, stats};
+pub use stats::{SnapshotStats, Stats, stats};
 pub use store::{Listed, Store};
 
 /// What the benchmarks measure alone. No part of the interface: it may change in any version.

@@ -42,6 +42,8 @@ pub const SMALL_PACK: u64 = 1 << 20;
 /// Of packs of which less than half is needed, imports leave as many behind as make them store again a fourth of their newest checkpoints, one pack's worth at least: the sparsest
 /// first. They do so once in 64 imports.
 pub const LEAVE_PART: u64 = 4;
+/// 64 MiB of bits for the chunks that snapshots need: 2 TiB of pages. What is beyond counts as needed.
+pub const USES_WORDS: usize = 8 << 20;
 /// 1 Mi chunks: 16 MiB of ids. Pages that all changed in the same way take less than a byte each.
 pub const PACK_CHUNKS: u32 = 1 << 20;
 /// Packs in flight to the store, besides the one being filled: 32 MiB.
@@ -111,6 +113,10 @@ pub const WINDOW_STORED: u64 = 4 << 20;
 /// of each import that a checkpoint needs are enough to decode each frame once. After 120 checkpoints of a drifting heap an export takes 0.36 s of CPU with 16, 32 or 64 MiB, 0.66 s
 /// with plain frames only, 0.8 s without.
 pub const KEPT_FRAMES: usize = 24 << 20;
+/// 8 MiB of a snapshot that is rewritten are decoded side by side, in windows, and then packed.
+pub const OPTIMIZE_LEN: u64 = 8 << 20;
+/// Slices of a stream that was cut by content whose frames are fetched together: 64 KiB each, mostly.
+pub const OPTIMIZE_SLICES: usize = 32;
 /// Windows that are fetched and wait to be decoded.
 pub const WINDOWS_WAITING: usize = 2;
 /// Windows that are decoded side by side at most, besides one that is waited for: 16 cores, 100 MiB.

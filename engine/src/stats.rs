@@ -1,5 +1,7 @@
 //! Owns the sums: what is stored for what. Never: reads packs; lengths from the list are enough.
 
+use std::collections::HashSet;
+
 use cryostore_format::snapshot::{Classes, SnapshotRecord};
 
 use crate::error::Result;
@@ -35,6 +37,8 @@ pub struct Stats {
 pub struct SnapshotStats {
     /// Its record, which says what the import cost.
     pub record: SnapshotRecord,
+    /// Packs that it needs; none for records of early versions.
+    pub packs_needed: Option<u64>,
 }
 
 /// Sums up a repository.
@@ -65,12 +69,11 @@ pub fn stats(repo: &Repository, monitor: &dyn Monitor) -> Result<Stats> {
             all.bytes = all.bytes.saturating_add(one.bytes);
         }
     }
-    out.snapshots = list
-        .snapshots
-        .into_iter()
-        .map(|record| SnapshotStats { record })
-        .collect();
+    let mut manifests = HashSet::new();
     for object in repo.store().list("")? {
+        if let Some(id) = object.name.strip_prefix("manifests/") {
+            manifests.insert(id.to_owned());
+        }
         out.stored_bytes += object.len;
         if pack::id_of(&object.name).is_some() {
             out.packs += 1;
@@ -82,6 +85,24 @@ pub fn stats(repo: &Repository, monitor: &dyn Monitor) -> Result<Stats> {
             _ => &mut out.other_bytes,
         };
         *sum += object.len;
+    }
+    for record in list.snapshots {
+        keep_going(monitor)?;
+        let mut packs_needed = record.cost.packs_needed;
+        if !manifests.contains(&record.manifest.id.to_string()) {
+            // It was rewritten since.
+            packs_needed = match repo.manifest_alone(&record) {
+                Ok(manifest) => Some(manifest.packs.len() as u64),
+                Err(e) => {
+                    monitor.warning(&e.to_string());
+                    None
+                }
+            };
+        }
+        out.snapshots.push(SnapshotStats {
+            record,
+            packs_needed,
+        });
     }
     Ok(out)
 }

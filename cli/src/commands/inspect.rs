@@ -289,7 +289,7 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<(), Failure> 
     let is_member = |stream: &&Stream| matches!(stream.role, Role::Member | Role::Attachment);
     let report = Report {
         snapshot: SnapshotView::from(record),
-        manifest_bytes: record.manifest.bytes,
+        manifest_bytes: repo.manifest_object(record)?.1,
         packs: manifest.packs.len(),
         processes: process_tree::read(&reader)?,
         members: manifest

@@ -6,14 +6,14 @@ use std::fmt;
 use clap::Args;
 use cryostore_engine::format::SnapshotId;
 use cryostore_engine::format::snapshot::{Identity, SnapshotRecord};
-use cryostore_engine::{Filter, Optimized, Order, SnapshotList, optimize};
+use cryostore_engine::{Filter, Kind, Optimized, Order, SnapshotList, optimize};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::filter::FilterArgs;
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::text::{Column, Table, container, short, size};
+use crate::text::{Column, Table, container, printable, short, size};
 
 /// Rewrite snapshots in the order in which they are read
 ///
@@ -36,6 +36,8 @@ pub(crate) struct OptimizeArgs {
 #[derive(Serialize)]
 struct Report {
     snapshots: Vec<Rewritten>,
+    /// Those that are what they were, and why.
+    failed: Vec<Failed>,
     #[serde(skip)]
     id_len: usize,
 }
@@ -50,6 +52,12 @@ struct Rewritten {
     bytes_added: u64,
     /// It is read from its new place after the next collection.
     later: bool,
+}
+
+#[derive(Serialize)]
+struct Failed {
+    id: SnapshotId,
+    error: String,
 }
 
 #[derive(Serialize)]
@@ -82,8 +90,17 @@ impl Rewritten {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for failed in &self.failed {
+            let id = short(failed.id, self.id_len);
+            writeln!(f, "{id} is what it was: {}", printable(&failed.error))?;
+        }
         if self.snapshots.is_empty() {
-            return writeln!(f, "there is nothing to rewrite");
+            let nothing = self.failed.is_empty();
+            return if nothing {
+                writeln!(f, "there is nothing to rewrite")
+            } else {
+                Ok(())
+            };
         }
         let mut table = Table::new(
             [
@@ -147,12 +164,27 @@ pub(crate) fn run(args: &OptimizeArgs, context: &Context) -> Result<(), Failure>
     let filter = args.filter.filter(Timestamp::now());
     let mut report = Report {
         snapshots: Vec::new(),
+        failed: Vec::new(),
         id_len: list.id_len(),
     };
+    let mut first = None;
     for record in wanted(&list, &args.snapshots, &filter)? {
-        let done = optimize(&repo, record, context.monitor())?;
+        let done = optimize(&repo, record, context.monitor());
         context.screen.clear();
-        report.snapshots.push(Rewritten::new(record, &done));
+        match done {
+            Ok(done) => report.snapshots.push(Rewritten::new(record, &done)),
+            Err(e) => {
+                report.failed.push(Failed {
+                    id: record.id,
+                    error: e.to_string(),
+                });
+                let stop = e.kind() == Kind::Interrupted;
+                first.get_or_insert(e);
+                if stop {
+                    break;
+                }
+            }
+        }
     }
     context.output.show(&report)?;
     if report.snapshots.iter().any(|one| one.after.is_some()) {
@@ -161,5 +193,5 @@ pub(crate) fn run(args: &OptimizeArgs, context: &Context) -> Result<(), Failure>
     if report.snapshots.iter().any(|one| one.later) {
         context.screen.note("a collection of garbage is at work: what was rewritten is read from its new place after the next one");
     }
-    Ok(())
+    first.map_or(Ok(()), |e| Err(e.into()))
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use clap::Args;
 use cryostore_engine::format::SnapshotId;
 use cryostore_engine::format::snapshot::{Classes, Identity};
-use cryostore_engine::{Stats, stats};
+use cryostore_engine::{SnapshotStats, Stats, stats};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -64,14 +64,14 @@ struct Look {
 
 impl Report {
     fn new(stats: &Stats, look: Look) -> Self {
-        let one = |record: &cryostore_engine::format::snapshot::SnapshotRecord| One {
-            id: record.id,
-            created: record.created.clone(),
-            identity: record.identity.clone(),
-            bytes: record.archive.bytes,
-            bytes_added: record.cost.bytes_added,
-            packs_needed: record.cost.packs_needed,
-            classes: record.cost.classes,
+        let one = |snapshot: &SnapshotStats| One {
+            id: snapshot.record.id,
+            created: snapshot.record.created.clone(),
+            identity: snapshot.record.identity.clone(),
+            bytes: snapshot.record.archive.bytes,
+            bytes_added: snapshot.record.cost.bytes_added,
+            packs_needed: snapshot.packs_needed,
+            classes: snapshot.record.cost.classes,
         };
         Self {
             logical_bytes: stats.logical_bytes,
@@ -85,11 +85,7 @@ impl Report {
                 other_bytes: stats.other_bytes,
             },
             classes: stats.classes,
-            snapshots: stats
-                .snapshots
-                .iter()
-                .map(|snapshot| one(&snapshot.record))
-                .collect(),
+            snapshots: stats.snapshots.iter().map(one).collect(),
             look,
         }
     }

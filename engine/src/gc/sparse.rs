@@ -11,9 +11,12 @@ use std::ops::Range;
 
 use cryostore_format::manifest::Manifest;
 use cryostore_format::recipe::{FrameRef, Slice};
-use cryostore_format::{PackId, limits as format_limits};
+use cryostore_format::{ChunkId, PackId, limits as format_limits};
 
 use crate::limits;
+
+/// Bytes of a chunk's id in its pack's directory.
+const ID_LEN: u64 = size_of::<ChunkId>() as u64;
 
 /// A pack that imports are to leave behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,14 +32,19 @@ pub struct SparsePack {
 /// What is needed of packs.
 #[derive(Debug, Default)]
 pub(super) struct Uses {
+    /// Those that there are.
     packs: HashMap<PackId, Use>,
+    /// Words of all bitmaps.
+    words: usize,
 }
 
 #[derive(Debug, Default)]
 struct Use {
+    /// Its length.
+    bytes: u64,
     /// A bit for each chunk that is needed.
     chunks: Vec<u64>,
-    /// Their stored bytes.
+    /// Their stored bytes, and those of their ids.
     needed: u64,
     /// Those of the newest snapshots of all containers: what their next imports would store again.
     newest: u64,
@@ -45,41 +53,55 @@ struct Use {
 }
 
 impl Use {
-    /// Marks chunks of a frame; which of them were not marked before, by their numbers in the frame.
-    fn mark(&mut self, frame: &FrameRef, chunks: Range<u16>) -> Vec<Range<u16>> {
-        let mut fresh: Vec<Range<u16>> = Vec::new();
+    /// Marks chunks of a plain frame, within `words` of memory that are left.
+    fn mark(&mut self, frame: &FrameRef, chunks: Range<u16>, left: &mut usize) {
         for number in chunks {
             let chunk = frame.first_chunk.saturating_add(number.into());
-            if chunk >= format_limits::PACK_CHUNKS_MAX {
-                self.stays = true;
-                break;
-            }
             let (word, bit) = (chunk as usize / 64, 1 << (chunk % 64));
-            if self.chunks.len() <= word {
+            if let Some(more) = (word + 1).checked_sub(self.chunks.len()) {
+                // A pack has an id for each of its chunks.
+                if u64::from(chunk) >= self.bytes / ID_LEN || more > *left {
+                    self.stays = true;
+                    return;
+                }
+                *left -= more;
                 self.chunks.resize(word + 1, 0);
             }
             if self.chunks[word] & bit == 0 {
                 self.chunks[word] |= bit;
-                self.needed += u64::from(frame.stored_len) / u64::from(frame.chunks.max(1));
-                match fresh.last_mut() {
-                    Some(last) if last.end == number => last.end += 1,
-                    _ => fresh.push(number..number + 1),
-                }
+                let chunks = u64::from(frame.chunks.max(1));
+                self.needed += u64::from(frame.stored_len).div_ceil(chunks) + ID_LEN;
             }
         }
-        fresh
     }
 }
 
 impl Uses {
+    /// Counts what is needed of these packs, of which the lengths are given.
+    pub(super) fn of(packs: impl Iterator<Item = (PackId, u64)>) -> Self {
+        let packs = packs.map(|(id, bytes)| {
+            let found = Use {
+                bytes,
+                ..Use::default()
+            };
+            (id, found)
+        });
+        Self {
+            packs: packs.collect(),
+            words: 0,
+        }
+    }
+
     /// Adds what a snapshot needs.
     pub(super) fn add(&mut self, manifest: &Manifest) {
+        // For each delta frame, the pages that were gone into.
+        let mut pages: Vec<Vec<bool>> = vec![Vec::new(); manifest.deltas.frames().len()];
         for n in (0..).take(manifest.streams.len()) {
             let slices = manifest.slices(n).into_iter().flatten();
             for slice in slices.map_while(Result::ok) {
                 if let Slice::Frame(slice) = slice {
                     let end = slice.skip.saturating_add(slice.take);
-                    self.mark(manifest, slice.frame, slice.skip..end);
+                    self.mark(manifest, slice.frame, slice.skip..end, &mut pages);
                 }
             }
         }
@@ -88,25 +110,40 @@ impl Uses {
     /// Adds a snapshot of which only the packs are known.
     pub(super) fn add_whole(&mut self, manifest: &Manifest) {
         for pack in &manifest.packs {
-            self.packs.entry(*pack).or_default().stays = true;
+            if let Some(found) = self.packs.get_mut(pack) {
+                found.stays = true;
+            }
         }
     }
 
     /// Marks chunks, and what they are made of.
-    fn mark(&mut self, manifest: &Manifest, frame: FrameRef, chunks: Range<u16>) {
+    fn mark(
+        &mut self,
+        manifest: &Manifest,
+        frame: FrameRef,
+        chunks: Range<u16>,
+        pages: &mut [Vec<bool>],
+    ) {
         let mut open = vec![(frame, chunks)];
         while let Some((frame, chunks)) = open.pop() {
-            let Some(pack) = manifest.packs.get(frame.pack as usize) else {
+            let pack = manifest.packs.get(frame.pack as usize);
+            let Some(found) = pack.and_then(|pack| self.packs.get_mut(pack)) else {
                 continue;
             };
-            let found = self.packs.entry(*pack).or_default();
-            let fresh = found.mark(&frame, chunks);
-            if manifest.deltas.get(&frame).is_none() {
+            let Some(rank) = manifest.deltas.rank(&frame) else {
+                let mut left = limits::USES_WORDS.saturating_sub(self.words);
+                let before = left;
+                found.mark(&frame, chunks, &mut left);
+                self.words += before - left;
                 continue;
-            }
+            };
             found.stays = true;
-            for pages in fresh {
-                let (from, to) = (u32::from(pages.start), u32::from(pages.end));
+            let Some(seen) = pages.get_mut(rank) else {
+                continue;
+            };
+            seen.resize(usize::from(frame.chunks), false);
+            for page in fresh(seen, chunks) {
+                let (from, to) = (u32::from(page.start), u32::from(page.end));
                 for (first, run) in manifest.deltas.bases(&frame, from, to) {
                     let Slice::Frame(base) = run.base else {
                         continue;
@@ -129,22 +166,18 @@ impl Uses {
         }
     }
 
-    /// The packs to leave; `sizes` has the length of each pack that there is. Those that imports leave already come first.
-    pub(super) fn choose(
-        &self,
-        sizes: &HashMap<PackId, u64>,
-        already: &HashSet<PackId>,
-    ) -> Vec<SparsePack> {
+    /// The packs to leave. Those that imports leave already come first.
+    pub(super) fn choose(&self, already: &HashSet<PackId>) -> Vec<SparsePack> {
         let newest: u64 = self.packs.values().map(|found| found.newest).sum();
         let budget = (newest / limits::LEAVE_PART).max(limits::PACK_LEN as u64);
         let mut sparse: Vec<(SparsePack, u64)> = self
             .packs
             .iter()
-            .filter(|(_, found)| !found.stays)
+            .filter(|(_, found)| !found.stays && !found.chunks.is_empty())
             .filter_map(|(id, found)| {
                 let sparse = SparsePack {
                     id: *id,
-                    bytes: *sizes.get(id)?,
+                    bytes: found.bytes,
                     needed: found.needed,
                 };
                 // Small ones are stored again together when there are many.
@@ -168,6 +201,22 @@ impl Uses {
             .take(format_limits::LEAVE_MAX)
             .collect()
     }
+}
+
+/// Sets some of `seen`: the stretches that were not set before.
+fn fresh(seen: &mut [bool], wanted: Range<u16>) -> Vec<Range<u16>> {
+    let mut out: Vec<Range<u16>> = Vec::new();
+    for number in wanted {
+        match seen.get_mut(usize::from(number)) {
+            Some(seen) if !*seen => *seen = true,
+            _ => continue,
+        }
+        match out.last_mut() {
+            Some(last) if last.end == number => last.end += 1,
+            _ => out.push(number..number + 1),
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -226,24 +275,33 @@ mod tests {
         }
     }
 
-    fn chosen(uses: &Uses, sizes: &[u64], already: &[u8]) -> Vec<SparsePack> {
-        let sizes = (0..).zip(sizes).map(|(n, len)| (id(n), *len)).collect();
-        uses.choose(&sizes, &already.iter().map(|n| id(*n)).collect())
+    fn uses(sizes: &[u64]) -> Uses {
+        Uses::of((0..).zip(sizes).map(|(n, len)| (id(n), *len)))
     }
+
+    fn chosen(uses: &Uses, already: &[u8]) -> Vec<SparsePack> {
+        uses.choose(&already.iter().map(|n| id(*n)).collect())
+    }
+
+    /// A sixteenth of a frame, and an id.
+    const CHUNK: u64 = MIB / 16 + 16;
 
     #[test]
     fn a_chunk_counts_once_whoever_needs_it() {
-        let mut uses = Uses::default();
         let manifest = needs(1, &[slice(frame(0, 0), 0, 8), slice(frame(0, 0), 4, 8)]);
-        uses.add(&manifest);
-        uses.add(&manifest);
-        let half = SparsePack {
+        let found = |bytes| {
+            let mut uses = uses(&[bytes]);
+            uses.add(&manifest);
+            uses.add(&manifest);
+            chosen(&uses, &[])
+        };
+        let sparse = SparsePack {
             id: id(0),
             bytes: 2 * MIB,
-            needed: 12 * (MIB / 16),
+            needed: 12 * CHUNK,
         };
-        assert_eq!(chosen(&uses, &[2 * MIB], &[]), [half]);
-        assert_eq!(chosen(&uses, &[24 * (MIB / 16)], &[]), [], "half is needed");
+        assert_eq!(found(2 * MIB), [sparse]);
+        assert_eq!(found(24 * CHUNK), [], "half is needed");
     }
 
     #[test]
@@ -258,11 +316,11 @@ mod tests {
             }],
         };
         manifest.deltas.add(delta, 0).unwrap();
-        let mut uses = Uses::default();
+        let mut uses = uses(&[4 * MIB; 2]);
         uses.add(&manifest);
-        let sparse = chosen(&uses, &[4 * MIB, 4 * MIB], &[]);
+        let sparse = chosen(&uses, &[]);
         assert_eq!(sparse.len(), 1);
-        assert_eq!((sparse[0].id, sparse[0].needed), (id(0), 2 * (MIB / 16)));
+        assert_eq!((sparse[0].id, sparse[0].needed), (id(0), 2 * CHUNK));
     }
 
     #[test]
@@ -272,48 +330,56 @@ mod tests {
         for (pack, count) in [(0, 4), (1, 3), (2, 2), (3, 1), (5, 5)] {
             slices.extend((0..count).map(|n| slice(frame(pack, n), 0, 16)));
         }
-        let mut uses = Uses::default();
+        let mut uses = uses(&[10 * MIB; 6]);
         uses.add(&needs(6, &slices));
         uses.end_of_newest();
         // An older one needs one frame of pack 4, and all of pack 3.
-        let older: Vec<_> = (0..10).map(|n| slice(frame(3, n), 0, 16)).collect();
-        uses.add(&needs(
-            6,
-            &[older, vec![slice(frame(4, 0), 0, 16)]].concat(),
-        ));
+        let older = (0..10).map(|n| slice(frame(3, n), 0, 16));
+        let older: Vec<_> = older.chain([slice(frame(4, 0), 0, 16)]).collect();
+        uses.add(&needs(6, &older));
         let order = |already: &[u8]| -> Vec<u8> {
-            let sparse = chosen(&uses, &[10 * MIB; 6], already);
+            let sparse = chosen(&uses, already);
             sparse.iter().map(|pack| pack.id.as_bytes()[0]).collect()
         };
         assert_eq!(order(&[]), [4, 2, 1, 0]);
         assert_eq!(order(&[0]), [0, 4, 2, 1]);
         // More than a pack's worth is not stored again where that is more than a fourth of all.
-        let mut many = Uses::default();
+        let mut many = self::uses(&[10 * MIB; 9]);
         let slices: Vec<_> = (0..9)
             .flat_map(|pack| (0..4).map(move |n| slice(frame(pack, n), 0, 16)))
             .collect();
         many.add(&needs(9, &slices));
         many.end_of_newest();
-        assert_eq!(chosen(&many, &[10 * MIB; 9], &[]).len(), 4);
+        assert_eq!(chosen(&many, &[]).len(), 3);
     }
 
     #[test]
     fn a_pack_that_is_small_or_of_which_nothing_is_known_stays() {
-        let mut uses = Uses::default();
-        uses.add(&needs(2, &[slice(frame(0, 0), 0, 1)]));
-        assert_eq!(chosen(&uses, &[MIB - 1, MIB], &[]), []);
-        assert_eq!(chosen(&uses, &[MIB, MIB], &[]).len(), 1);
-        uses.add_whole(&needs(1, &[]));
-        assert_eq!(chosen(&uses, &[MIB, MIB], &[]), []);
+        let manifest = needs(2, &[slice(frame(0, 0), 0, 1)]);
+        for (bytes, count) in [(MIB - 1, 0), (MIB, 1)] {
+            let mut uses = uses(&[bytes, MIB]);
+            uses.add(&manifest);
+            assert_eq!(chosen(&uses, &[]).len(), count);
+            uses.add_whole(&manifest);
+            assert_eq!(chosen(&uses, &[]), []);
+        }
     }
 
     #[test]
-    fn numbers_that_no_pack_has_take_no_memory() {
-        let mut far = frame(0, 0);
-        far.first_chunk = u32::MAX - 3;
-        let mut uses = Uses::default();
-        uses.mark(&needs(1, &[]), far, 0..16);
-        assert_eq!(uses.packs[&id(0)].chunks.len(), 0);
-        assert_eq!(chosen(&uses, &[MIB], &[]), []);
+    fn packs_that_are_not_there_and_chunks_that_no_pack_has_take_no_memory() {
+        for (number, first_chunk) in [(0, u32::MAX - 3), (0, 70_000), (1, 0)] {
+            let mut uses = uses(&[MIB]);
+            let wrong = FrameRef {
+                first_chunk,
+                ..frame(number, 0)
+            };
+            uses.add(&needs(2, &[slice(wrong, 0, 16)]));
+            assert_eq!((uses.words, uses.packs.len()), (0, 1));
+            assert_eq!(chosen(&uses, &[]), []);
+        }
+        let mut full = uses(&[MIB]);
+        full.words = limits::USES_WORDS;
+        full.add(&needs(1, &[slice(frame(0, 0), 0, 16)]));
+        assert_eq!(chosen(&full, &[]), []);
     }
 }

@@ -25,9 +25,6 @@ use crate::pack::KeptFrames;
 use crate::pack::reading::{Reading, for_each_chunk};
 use crate::repo::{Repository, Session};
 
-/// 8 windows of 2 MiB are decoded side by side, then written.
-const WINDOWS: usize = 8;
-
 /// What a snapshot needs to be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Order {
@@ -85,8 +82,12 @@ pub fn optimize(
 ) -> Result<Optimized> {
     repo.require(Role::Write)?;
     let session = Session::start(repo, Work::Optimize, None)?;
-    let (name, _) = repo.first_manifest(snapshot)?;
-    let old = repo.manifest(snapshot)?;
+    let (mut name, mut old) = repo.named_manifest(snapshot)?;
+    if repo.check_next(snapshot, name).is_err() {
+        // One that was stopped before its last step is brought to its end.
+        repo.settle_manifest(snapshot)?;
+        (name, old) = repo.named_manifest(snapshot)?;
+    }
     let before = Order::of(&old);
     if before.is_good() {
         return Ok(Optimized {
@@ -96,6 +97,8 @@ pub fn optimize(
             later: false,
         });
     }
+    repo.check_next(snapshot, name)?;
+    check_pages(&old)?;
     let mut copy = Copy {
         repo,
         old: &old,
@@ -103,7 +106,7 @@ pub fn optimize(
         kept: KeptFrames::at_most(repo.memory().kept_frames()),
         monitor,
         done: 0,
-        total: old.streams.iter().map(|stream| stream.len).sum(),
+        total: old.streams.iter().map(read_len).sum(),
     };
     for stream in &old.streams {
         copy.stream(stream)?;
@@ -128,13 +131,42 @@ pub fn optimize(
     let bytes_added = finished.put.bytes + manifest_len;
     finished.settle_index();
     drop(session);
-    let settled = repo.settle_manifest(snapshot, name)?;
+    let settled = repo.settle_manifest(snapshot)?;
+    if settled == Some(name) {
+        return Err(Error::new(
+            Kind::Conflict,
+            "the session was ended by somebody else, and what it had written was collected",
+        )
+        .hint("nothing is lost; optimize the snapshot again"));
+    }
     Ok(Optimized {
         before,
         after: Some(after),
         bytes_added,
-        later: !settled,
+        later: settled.is_none(),
     })
+}
+
+/// Bytes of a stream that are read: none of one that is made of others.
+fn read_len(stream: &Stream) -> u64 {
+    match stream.body {
+        Body::Recipe(_) => stream.len,
+        Body::Derived { .. } => 0,
+    }
+}
+
+/// A page that is waited for takes memory: those of a hostile manifest could be any size.
+fn check_pages(manifest: &Manifest) -> Result<()> {
+    let fits = |stream: &Stream| {
+        stream.page_size as usize <= limits::FRAME_PLAIN && stream.phase <= stream.page_size
+    };
+    if manifest.streams.iter().all(fits) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Corrupt,
+        "the manifest: pages of a size that no machine has",
+    ))
 }
 
 /// A copy that is being made.
@@ -170,23 +202,18 @@ impl<'r> Copy<'r> {
         let mut len = 0;
         for slice in recipe {
             let slice = slice.map_err(|e| Error::stored("the manifest", e))?;
-            if let (Slice::Frame(slice), 0) = (slice, stream.page_size) {
-                self.pieces(&mut open, slice)?;
-                continue;
-            }
             // Zeros take no memory.
             if let Slice::Frame(slice) = slice {
                 len += slice.len;
             }
             waiting.push(slice);
-            if len >= WINDOWS as u64 * limits::WINDOW_LEN || waiting.len() >= limits::WAITING_SLICES
-            {
-                self.pages(&mut open, &waiting)?;
+            if len >= limits::OPTIMIZE_LEN || waiting.len() >= limits::WAITING_SLICES {
+                self.slices(&mut open, stream.page_size, &waiting)?;
                 waiting.clear();
                 len = 0;
             }
         }
-        self.pages(&mut open, &waiting)?;
+        self.slices(&mut open, stream.page_size, &waiting)?;
         let number = self.writer.close(open)?;
         if self.writer.digest_of(number) == Some((stream.len, stream.digest)) {
             return Ok(());
@@ -199,18 +226,42 @@ impl<'r> Copy<'r> {
         .hint("nothing was changed; `cryostore check --read-data` says what is damaged"))
     }
 
-    /// Chunks that were cut by content, each as it is.
-    fn pieces(&mut self, open: &mut OpenStream<'r>, slice: FrameSlice) -> Result<()> {
-        let (store, writer) = (self.repo.store(), &mut self.writer);
-        for_each_chunk(store, self.old, slice, |piece| writer.piece(open, piece))?;
-        self.went_on(slice.len)
+    /// Stretches between zeros: pages, with what stands before the first, are cut as they were; what was cut by content stays cut as it is.
+    fn slices(
+        &mut self,
+        open: &mut OpenStream<'r>,
+        page_size: u32,
+        slices: &[Slice],
+    ) -> Result<()> {
+        let is_zero = |slice: &Slice| matches!(slice, Slice::Zero { .. });
+        for stretch in slices.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
+            let frames: Vec<FrameSlice> = stretch
+                .iter()
+                .filter_map(|slice| match slice {
+                    Slice::Frame(slice) => Some(*slice),
+                    Slice::Zero { .. } => None,
+                })
+                .collect();
+            if frames.is_empty() {
+                let zeros = stretch.iter().map(Slice::len).sum();
+                self.writer.zeros(open, zeros)?;
+                self.went_on(zeros)?;
+            } else if page_size == 0 {
+                for part in frames.chunks(limits::OPTIMIZE_SLICES) {
+                    let (store, writer) = (self.repo.store(), &mut self.writer);
+                    for_each_chunk(store, self.old, part, |piece| writer.piece(open, piece))?;
+                    self.went_on(part.iter().map(|slice| slice.len).sum())?;
+                }
+            } else {
+                self.pages(open, &frames)?;
+            }
+        }
+        Ok(())
     }
 
-    /// Pages, and what stands before the first: they are cut as they were.
-    fn pages(&mut self, open: &mut OpenStream<'r>, slices: &[Slice]) -> Result<()> {
+    fn pages(&mut self, open: &mut OpenStream<'r>, slices: &[FrameSlice]) -> Result<()> {
         let mut windows: Vec<(Vec<FrameSlice>, u64)> = Vec::new();
         for slice in slices {
-            let Slice::Frame(slice) = slice else { continue };
             match windows
                 .last_mut()
                 .filter(|window| window.1 < limits::WINDOW_LEN)
@@ -223,24 +274,13 @@ impl<'r> Copy<'r> {
             }
         }
         let (repo, old, kept) = (self.repo, self.old, &self.kept);
-        let decoded = windows
+        let decoded: Result<Vec<_>> = windows
             .par_iter()
-            .map(|(window, _)| decoded(repo, old, kept, window));
-        let decoded: Result<Vec<_>> = decoded.collect();
-        let bytes = decoded?.concat();
-        let mut rest = &bytes[..];
-        for stretch in slices.split_inclusive(|slice| matches!(slice, Slice::Zero { .. })) {
-            let zeros = stretch
-                .iter()
-                .filter(|slice| matches!(slice, Slice::Zero { .. }));
-            let zeros: u64 = zeros.map(Slice::len).sum();
-            let len: u64 = stretch.iter().map(Slice::len).sum();
-            let (head, tail) =
-                rest.split_at(usize::try_from(len - zeros).unwrap_or(0).min(rest.len()));
-            self.writer.write(open, head)?;
-            self.writer.zeros(open, zeros)?;
-            rest = tail;
-            self.went_on(len)?;
+            .map(|(window, _)| decoded(repo, old, kept, window))
+            .collect();
+        for bytes in decoded? {
+            self.writer.write(open, &bytes)?;
+            self.went_on(bytes.len() as u64)?;
         }
         Ok(())
     }

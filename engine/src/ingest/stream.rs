@@ -221,12 +221,13 @@ impl<'b> OpenStream<'b> {
         self.waiting.len() >= limits::WAITING_SLICES
     }
 
-    /// The first frame that is waited for.
+    /// The lowest number of a frame that is waited for, wherever in the stream: a chunk that came before is in an earlier frame.
     pub(super) fn waits_for(&self) -> Option<FrameNumber> {
-        self.waiting.iter().find_map(|next| match next {
+        let frames = self.waiting.iter().filter_map(|next| match next {
             Waiting::Frame(chunks) => Some(chunks.frame),
             Waiting::Placed(_) => None,
-        })
+        });
+        frames.min()
     }
 
     /// True if nothing waits.

@@ -126,6 +126,11 @@ impl KeptFrames {
 }
 
 impl KeptFrame {
+    /// Bytes that it takes once it was decoded.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Hands its header and content to `then`.
     pub(super) fn with<T>(
         &self,

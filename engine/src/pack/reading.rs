@@ -143,43 +143,51 @@ impl Reading {
 
     /// Fetches the frames, as many as may be in memory at a time.
     pub fn fetch(&mut self, store: &Store, manifest: &Manifest, count: &mut Fetched) -> Result<()> {
-        let mut stored = 0;
+        let mut held = 0;
         let mut packs: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
-        for ((_, key), (frame, _)) in &self.frames {
+        let mut fetched = Vec::new();
+        for ((_, key), (frame, uses)) in &self.frames {
             if self.fetched.contains_key(key) || self.shared.contains_key(key) {
                 continue;
             }
-            if let Some(frame) = self.kept.as_ref().and_then(|kept| kept.get(*key)) {
-                self.shared.insert(*key, frame);
-                continue;
-            }
-            stored += u64::from(frame.stored_len);
-            if stored > limits::WINDOW_STORED && !packs.is_empty() {
+            // What is shared may be kept by nobody else any more when it is used.
+            let shared = self.kept.as_ref().and_then(|kept| kept.get(*key));
+            held += match &shared {
+                Some(shared) => shared.len() as u64,
+                None => u64::from(frame.stored_len),
+            };
+            if held > limits::WINDOW_STORED && !fetched.is_empty() {
                 break;
             }
-            let frames = packs.entry(frame.pack).or_default();
-            frames.push((frame.offset, frame.stored_len));
+            let used: usize = uses.iter().map(|one| one.len).sum();
+            fetched.push((*key, used));
+            match shared {
+                Some(shared) => {
+                    self.shared.insert(*key, shared);
+                }
+                None => {
+                    let frames = packs.entry(frame.pack).or_default();
+                    frames.push((frame.offset, frame.stored_len));
+                }
+            }
         }
         for (pack, mut frames) in packs {
             frames.sort_unstable();
             fetch_of_pack(store, manifest, pack, &frames, count, &mut self.fetched)?;
         }
-        self.share();
-        Ok(())
-    }
-
-    /// Keeps the frames that were fetched, and are wanted in part, for other readings.
-    fn share(&mut self) {
-        let Some(kept) = &self.kept else { return };
-        for ((_, key), (_, uses)) in &self.frames {
-            let used = uses.iter().map(|one| one.len).sum();
-            if let Some(stored) = self.fetched.get(key)
-                && let Some(frame) = kept.keep(*key, stored, used)
+        let Some(kept) = &self.kept else {
+            return Ok(());
+        };
+        // Those that are wanted in part are kept for other readings.
+        for (key, used) in fetched {
+            if let Some(stored) = self.fetched.get(&key)
+                && let Some(frame) = kept.keep(key, stored, used)
             {
-                self.fetched.remove(key);
-                self.shared.insert(*key, frame);
+                self.fetched.remove(&key);
+                self.shared.insert(key, frame);
             }
         }
+        Ok(())
     }
 
     /// Decodes all frames into their places in `out`. What has not been fetched yet is, and comes back counted.
@@ -221,25 +229,56 @@ fn fetch_one(
     stored.ok_or_else(|| Error::new(Kind::Internal, "a frame was not fetched"))
 }
 
-/// Hands on the chunks of a slice, none of which is a delta, one by one.
+/// Hands on the chunks of some slices, one by one. Their frames are fetched together, [`limits::WINDOW_STORED`] bytes of them at most.
 pub fn for_each_chunk(
     store: &Store,
     manifest: &Manifest,
-    slice: FrameSlice,
+    slices: &[FrameSlice],
     mut then: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let stored = fetch_one(store, manifest, &slice.frame, &mut Fetched::default())?;
-    let damaged = |e| damaged(manifest, &slice.frame, e);
-    let (header, plain) = unpack_frame(&stored).map_err(damaged)?;
-    let not_those = || damaged(bad("its chunks are not those that the manifest names"));
-    if header.kind != FrameKind::Plain {
-        return Err(not_those());
+    let mut reading = Reading::default();
+    for slice in slices {
+        reading.add(manifest, *slice, 0, 0, 0);
     }
-    let ranges = header.chunk_ranges(&plain).map_err(damaged)?;
-    for n in slice.skip..slice.skip.saturating_add(slice.take) {
-        let range = ranges.range(n.into(), 1);
-        let chunk = range.and_then(|range| plain.get(range));
-        then(chunk.ok_or_else(not_those)?)?;
+    let mut count = Fetched::default();
+    reading.fetch(store, manifest, &mut count)?;
+    let mut last: Option<(FrameRef, FrameHeader, Vec<u8>)> = None;
+    for slice in slices {
+        let frame = slice.frame;
+        if let Some(delta) = manifest.deltas.get(&frame) {
+            let len = usize::try_from(slice.len).unwrap_or(0);
+            let mut pages = vec![0; len];
+            let mut reading = Reading::default();
+            reading.add(manifest, *slice, 0, 0, len);
+            reading.decode(store, manifest, &mut pages)?;
+            pages
+                .chunks(delta.page_size as usize)
+                .try_for_each(&mut then)?;
+            continue;
+        }
+        let damaged = |e| damaged(manifest, &frame, e);
+        let (header, plain) = match &last {
+            Some((same, header, plain)) if *same == frame => (header, plain),
+            _ => {
+                let stored = match reading.fetched.remove(&(frame.pack, frame.offset)) {
+                    Some(stored) => stored,
+                    None => fetch_one(store, manifest, &frame, &mut count)?,
+                };
+                let (header, plain) = unpack_frame(&stored).map_err(damaged)?;
+                let (_, header, plain) = last.insert((frame, header, plain));
+                (&*header, &*plain)
+            }
+        };
+        let not_those = || damaged(bad("its chunks are not those that the manifest names"));
+        if header.kind != FrameKind::Plain {
+            return Err(not_those());
+        }
+        let ranges = header.chunk_ranges(plain).map_err(damaged)?;
+        for n in slice.skip..slice.skip.saturating_add(slice.take) {
+            let range = ranges.range(n.into(), 1);
+            let chunk = range.and_then(|range| plain.get(range));
+            then(chunk.ok_or_else(not_those)?)?;
+        }
     }
     Ok(())
 }

@@ -34,9 +34,28 @@ pub(crate) fn manifest_ids(snapshot: &SnapshotRecord) -> impl Iterator<Item = Ma
 impl Repository {
     /// Reads a snapshot's manifest, and the tables of what its delta frames are made of.
     pub fn manifest(&self, snapshot: &SnapshotRecord) -> Result<Manifest> {
-        let mut manifest = self.manifest_alone(snapshot)?;
+        self.named_manifest(snapshot).map(|(_, manifest)| manifest)
+    }
+
+    /// The same, with its name.
+    pub(crate) fn named_manifest(
+        &self,
+        snapshot: &SnapshotRecord,
+    ) -> Result<(ManifestId, Manifest)> {
+        let (id, mut manifest) = self.first_manifest(snapshot)?;
         read_tables(&self.store, &mut manifest, self.key())?;
-        Ok(manifest)
+        Ok((id, manifest))
+    }
+
+    /// Name and length of the object that holds a snapshot's manifest.
+    pub fn manifest_object(&self, snapshot: &SnapshotRecord) -> Result<(String, u64)> {
+        for id in manifest_ids(snapshot) {
+            let name = manifest_name(id);
+            if let Some(len) = self.store.len(&name)? {
+                return Ok((name, len));
+            }
+        }
+        Ok((manifest_name(snapshot.manifest.id), 0))
     }
 
     /// Reads a snapshot's manifest without tables: enough to know which packs it needs.
@@ -100,10 +119,28 @@ impl Repository {
         let limit = format_limits::MANIFEST_PLAIN_MAX + 4096;
         match self.store.get(&name, limit) {
             Ok(found) if Digest::of(&found) == digest => Ok(()),
-            Ok(_) if failed.kind() == Kind::Conflict => Err(failed.hint(
-                "somebody else rewrote this snapshot; `cryostore gc` removes what is left of it",
-            )),
+            Ok(_) if failed.kind() == Kind::Conflict => Err(taken(&name)),
             _ => Err(failed),
+        }
+    }
+
+    /// An error if a manifest cannot take the place of the one called `old`, before work is done for it.
+    pub(crate) fn check_next(&self, snapshot: &SnapshotRecord, old: ManifestId) -> Result<()> {
+        if manifest_ids(snapshot).last() == Some(old) {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "snapshot {} was rewritten {} times",
+                    snapshot.id,
+                    format_limits::REWRITES_MAX
+                ),
+            )
+            .hint("it cannot be once more; import the archive again to store it anew"));
+        }
+        let name = manifest_name(old.rewritten());
+        match self.store.len(&name)? {
+            None => Ok(()),
+            Some(_) => Err(taken(&name)),
         }
     }
 
@@ -136,14 +173,10 @@ impl Repository {
         first.map_or(Ok(None), Err)
     }
 
-    /// Removes the manifests of a snapshot in whose place the one behind `old` is, if that is whole. False: a collection is at work, and will see to it.
-    pub(crate) fn settle_manifest(
-        &self,
-        snapshot: &SnapshotRecord,
-        old: ManifestId,
-    ) -> Result<bool> {
+    /// Removes the manifests of a snapshot in whose place a later one is whole; the name of that one comes back. None: a collection is at work, and will see to it.
+    pub(crate) fn settle_manifest(&self, snapshot: &SnapshotRecord) -> Result<Option<ManifestId>> {
         let _session = match Session::start(self, Work::Optimize, None) {
-            Err(e) if e.kind() == Kind::Conflict => return Ok(false),
+            Err(e) if e.kind() == Kind::Conflict => return Ok(None),
             session => session?,
         };
         let mut there = Vec::new();
@@ -153,19 +186,23 @@ impl Repository {
             }
         }
         let has = |pack| Ok(self.store.len(&object_name(pack))?.is_some());
-        let needed = self.last_whole(snapshot, &there, has)?.map(|(id, _)| id);
-        let Some(needed) = needed.filter(|id| *id != old) else {
-            return Err(Error::new(
-                Kind::Conflict,
-                "the session was ended by somebody else, and what it had written was collected",
-            )
-            .hint("nothing is lost; optimize the snapshot again"));
+        let Some((needed, _)) = self.last_whole(snapshot, &there, has)? else {
+            return Ok(None);
         };
         for id in there.iter().take_while(|id| **id != needed) {
             self.store.delete(&manifest_name(*id))?;
         }
-        Ok(true)
+        Ok(Some(needed))
     }
+}
+
+/// The next name is taken.
+fn taken(name: &str) -> Error {
+    Error::new(
+        Kind::Conflict,
+        format!("{name} is there: this snapshot is being optimized by somebody else, or that was given up"),
+    )
+    .hint("run `cryostore gc` when nothing is at work, then optimize the snapshot again")
 }
 
 fn unreadable(snapshot: &SnapshotRecord, error: Error) -> Error {

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use cryostore_format::manifest::{Body, Manifest, zeros_mark};
 use cryostore_format::recipe::{FrameRef, Slice};
 use cryostore_format::snapshot::SnapshotRecord;
-use cryostore_format::{ChunkHash, Digest};
+use cryostore_format::{ChunkHash, Digest, ManifestId};
 
 use super::decode::{Derived, decode_window, fetch};
 use super::plan::{Plan, Window};
@@ -64,21 +64,45 @@ pub fn export(
     output: Output<'_>,
     monitor: &dyn Monitor,
 ) -> Result<ExportStats> {
-    let manifest = repo.manifest(snapshot)?;
+    let (id, manifest) = repo.named_manifest(snapshot)?;
     match output {
         Output::Stream(stream) => {
             let write = |window: &Window, bytes: Option<&[u8]>| match bytes {
                 Some(bytes) => stream.write_all(bytes),
                 None => write_zeros(stream, window.len),
             };
-            let stats = run(repo, snapshot, &manifest, monitor, write)?;
+            let done = run(repo, snapshot, &manifest, monitor, write);
+            let stats = done.map_err(|e| explain(repo, snapshot, id, e))?;
             stream
                 .flush()
                 .map_err(|e| Error::io("writing the archive", e))?;
             Ok(stats)
         }
-        Output::File { path, sync } => to_file(repo, snapshot, &manifest, &path, sync, monitor),
+        Output::File { path, sync } => to_file(repo, snapshot, &manifest, &path, sync, monitor)
+            .map_err(|e| explain(repo, snapshot, id, e)),
     }
+}
+
+/// Of a snapshot that was rewritten since its manifest, called `id`, was read, a collection may have removed what it needed before.
+pub(super) fn explain(
+    repo: &Repository,
+    snapshot: &SnapshotRecord,
+    id: ManifestId,
+    e: Error,
+) -> Error {
+    let rewritten = || matches!(repo.first_manifest(snapshot), Ok((now, _)) if now != id);
+    if e.kind() != Kind::Corrupt || !rewritten() {
+        return e;
+    }
+    Error::new(
+        Kind::Conflict,
+        format!(
+            "snapshot {} was optimized, and garbage collected, while it was read",
+            snapshot.id
+        ),
+    )
+    .hint("nothing is lost: read it again")
+    .because(e)
 }
 
 fn to_file(

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use cryostore_format::snapshot::SnapshotRecord;
 
-use super::export::run;
+use super::export::{explain, run};
 use crate::archive::tar::{EntryType, Member, Span, TarReader};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Monitor;
@@ -58,7 +58,7 @@ pub fn unpack(
         .suffix(".part")
         .tempdir_in(above)
         .map_err(failed)?;
-    let manifest = repo.manifest(snapshot)?;
+    let (id, manifest) = repo.named_manifest(snapshot)?;
     let mut unpacker = Unpacker::new(part.path());
     run(
         repo,
@@ -70,7 +70,7 @@ pub fn unpack(
             None => unpacker.push(&vec![0; window.len]),
         },
     )
-    .map_err(refused)?;
+    .map_err(|e| refused(explain(repo, snapshot, id, e)))?;
     let stats = unpacker.finish().map_err(|e| refused(failed(e)))?;
     fs::rename(part.path(), dir).map_err(failed)?;
     // It has another name now: there is nothing left to remove.

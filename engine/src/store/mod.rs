@@ -306,7 +306,7 @@ fn explain(store: &str, doing: &str, name: &str, error: object_store::Error) -> 
 /// `<kind>/…/<32 hexadecimal digits>#<number>`, of a kind that is ours.
 fn is_leftover(name: &str) -> bool {
     // Records are written at any time, by deletions and by sessions that begin: what is left of these stays, some hundred bytes.
-    let ours = ["packs/", "index/", "manifests/"];
+    let ours = ["packs/", "index/", "manifests/", "gc/"];
     let file = name.rsplit('/').next().unwrap_or_default();
     let Some((id, number)) = file.split_once('#') else {
         return false;

@@ -53,10 +53,7 @@ impl<'r> Writer<'r> {
 
     /// A page that is the same as the base's chunk: that chunk, if its pack is there; or the page once more, if later checkpoints are not to need that chunk.
     pub(super) fn keep_or_store_again(&mut self, chunk: BaseChunk) -> Found {
-        if self
-            .base
-            .is_some_and(|base| self.is_left_behind(&base.manifest, &chunk.frame))
-        {
+        if self.is_left(chunk) {
             return Found::Again(self.page_base(chunk, true));
         }
         if self.changed
@@ -71,14 +68,16 @@ impl<'r> Writer<'r> {
         }
     }
 
+    /// True if this manifest is not to need a chunk of the base.
+    pub(super) fn is_left(&mut self, chunk: BaseChunk) -> bool {
+        self.base
+            .is_some_and(|base| self.is_left_behind(&base.manifest, &chunk.frame))
+    }
+
     /// A chunk of the base that stood elsewhere; open if the page can as well be made of what stood at its own place.
     pub(super) fn refer_or_store(&mut self, chunk: BaseChunk, stood: Option<BaseChunk>) -> Found {
-        let is_left = self
-            .base
-            .is_some_and(|base| self.is_left_behind(&base.manifest, &chunk.frame));
-        if is_left
-            || self.is_between(chunk)
-                && stood.is_some_and(|stood| self.page_base(stood, false).is_some())
+        if self.is_between(chunk)
+            && stood.is_some_and(|stood| self.page_base(stood, false).is_some())
         {
             return Found::Open;
         }

@@ -22,9 +22,6 @@ impl<'r> Writer<'r> {
         found: &mut [Found],
         hash: impl Fn(usize) -> ChunkHash,
     ) -> Result<()> {
-        if self.anew {
-            return Ok(());
-        }
         let mut open = Vec::new();
         let has_deltas = self
             .base
@@ -32,8 +29,8 @@ impl<'r> Writer<'r> {
         if has_deltas {
             for n in wanted {
                 match self.base_delta(hash(*n).id()) {
-                    Some(chunk) => found[*n] = Found::Base(chunk),
-                    None => open.push(*n),
+                    Some(chunk) if !self.is_left(chunk) => found[*n] = Found::Base(chunk),
+                    _ => open.push(*n),
                 }
             }
         }
@@ -99,7 +96,8 @@ impl<'r> Writer<'r> {
             .collect();
         hits.sort_unstable_by_key(|(n, _)| *n);
         for (n, Location { pack, chunk }) in hits {
-            if self.left.contains(&pack) {
+            // One that stores anew has packs of its own only.
+            if self.left.contains(&pack) || (self.anew && !self.packs.numbers.contains_key(&pack)) {
                 continue;
             }
             let directory = self

@@ -106,7 +106,7 @@ pub(super) struct Writer<'r> {
     runs: usize,
     /// For each stream that waits, by its number: the first frame it waits for.
     waited_for: HashMap<u32, FrameNumber>,
-    /// Nothing is looked for but among this session's own chunks.
+    /// Nothing is found but this session's own chunks.
     anew: bool,
     pages: Vec<Page>,
     found: Vec<Found>,
@@ -231,6 +231,8 @@ impl<'r> Writer<'r> {
     pub(super) fn anew(repo: &'r Repository, monitor: &'r dyn Monitor) -> Self {
         Self {
             anew: true,
+            // Until ids of this session go into it.
+            index_was_empty: Some(true),
             ..Self::new(repo, None, false, monitor)
         }
     }
@@ -285,7 +287,7 @@ impl<'r> Writer<'r> {
     }
 
     /// Zeros come next.
-    pub(super) fn zeros(&mut self, stream: &mut OpenStream<'r>, mut len: u64) -> Result<()> {
+    pub(super) fn zeros(&mut self, stream: &mut OpenStream<'r>, len: u64) -> Result<()> {
         if len == 0 {
             return Ok(());
         }
@@ -300,13 +302,22 @@ impl<'r> Writer<'r> {
             stream.zero(len);
             return Ok(());
         }
-        while len > 0 {
-            let most = len.min(limits::SLAB_LEN as u64);
-            let zeros = usize::try_from(most).unwrap_or(limits::SLAB_LEN);
-            self.write(stream, &vec![0; zeros])?;
-            len -= most;
-        }
-        Ok(())
+        // What is left of the first chunk, then as above.
+        let missing = match &stream.cut {
+            Cut::Pages {
+                phase_left,
+                page_size,
+                rest,
+                ..
+            } if *phase_left > 0 => *phase_left,
+            Cut::Pages {
+                page_size, rest, ..
+            } => page_size - rest.len(),
+            Cut::Content(_) => 0,
+        };
+        let head = len.min(missing as u64);
+        self.write(stream, &vec![0; usize::try_from(head).unwrap_or(missing)])?;
+        self.zeros(stream, len - head)
     }
 
     /// Length and digest of a stream that was closed.

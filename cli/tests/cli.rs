@@ -7,7 +7,7 @@ use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "init",
     "import",
     "export",
@@ -17,6 +17,7 @@ const COMMANDS: [&str; 13] = [
     "stats",
     "gc",
     "check",
+    "optimize",
     "rebuild-index",
     "demo",
     "completions",
@@ -204,6 +205,11 @@ fn an_archive_goes_in_and_comes_back_until_it_is_deleted() {
     assert_eq!(place.json(&["check", "--read-data"], 0)["ok"], true);
     assert_eq!(place.json(&["stats"], 0)["logical_bytes"], 2 * tar(1).len());
     assert_eq!(place.json(&["rebuild-index"], 0)["packs"], 2);
+    // Two packs that came one after the other are in order already.
+    let optimized = place.json(&["optimize"], 0);
+    assert_eq!(optimized["snapshots"][0]["id"], second.as_str());
+    assert!(optimized["snapshots"][0]["after"].is_null());
+    place.run(&["optimize", "0000000000"], 3);
 
     assert_eq!(
         place.json(&["delete", &first[..8]], 0)["deleted"][0]["id"],

@@ -8,6 +8,8 @@ use cryostore_format::manifest::Manifest;
 use cryostore_format::pack::{DirectoryView, FrameHeader, FrameKind, check_pack_header};
 use cryostore_format::patch::Patch;
 use cryostore_format::recipe::{FrameRef, FrameSlice, Slice};
+use cryostore_format::session::Place;
+use cryostore_format::snapshot::SnapshotRecord;
 use cryostore_format::{FormatError, IdKey, PackId, SnapshotId, limits as format_limits};
 use rayon::prelude::*;
 
@@ -70,7 +72,7 @@ pub fn check(
     monitor: &dyn Monitor,
 ) -> Result<CheckReport> {
     let mut report = CheckReport::default();
-    let packs = check_snapshots(repo, &mut report, monitor)?;
+    let (packs, manifests) = check_snapshots(repo, &mut report, monitor)?;
     let damage = check_packs(repo, options, &packs, &mut report, monitor)?;
     if options.read_data {
         check_deltas(repo, &packs, &damage, &mut report, monitor)?;
@@ -87,6 +89,9 @@ pub fn check(
             report.foreign.push(object.name);
         }
     }
+    if !report.problems.is_empty() {
+        forget_what_went(repo, &manifests, &mut report);
+    }
     let lost: BTreeSet<_> = report
         .problems
         .iter()
@@ -96,12 +101,36 @@ pub fn check(
     Ok(report)
 }
 
-/// Reads records and manifests; what they need of packs comes back.
+/// Drops problems of snapshots that were deleted, or rewritten, while they were looked at: a collection may have removed what they had needed.
+fn forget_what_went(
+    repo: &Repository,
+    manifests: &[(SnapshotRecord, String)],
+    report: &mut CheckReport,
+) {
+    let went = |(record, name): &&(SnapshotRecord, String)| {
+        let place = Place {
+            lineage: record.lineage,
+            snapshot: record.id,
+        };
+        repo.is_gone(place) || matches!(repo.manifest_object(record), Ok((now, _)) if now != *name)
+    };
+    let went: HashSet<_> = manifests.iter().filter(went).map(|(r, _)| r.id).collect();
+    report.problems.retain_mut(|problem| {
+        let before = problem.snapshots.len();
+        problem.snapshots.retain(|id| !went.contains(id));
+        before == 0 || !problem.snapshots.is_empty()
+    });
+}
+
+/// What is needed of packs, and each snapshot with its manifest's name.
+type Needed = (HashMap<PackId, PackUse>, Vec<(SnapshotRecord, String)>);
+
+/// Reads records and manifests; what they need comes back.
 fn check_snapshots(
     repo: &Repository,
     report: &mut CheckReport,
     monitor: &dyn Monitor,
-) -> Result<HashMap<PackId, PackUse>> {
+) -> Result<Needed> {
     let list = repo.snapshots()?;
     for (name, e) in &list.damaged {
         let id = crate::repo::place_of(name).map(|place| place.snapshot);
@@ -113,6 +142,7 @@ fn check_snapshots(
     }
     let ids: HashSet<_> = list.snapshots.iter().map(|record| record.id).collect();
     let mut packs: HashMap<PackId, PackUse> = HashMap::new();
+    let mut manifests = Vec::new();
     for (done, record) in (0..).zip(&list.snapshots) {
         keep_going(monitor)?;
         monitor.progress(Phase::Check, done, Some(list.snapshots.len() as u64));
@@ -131,6 +161,7 @@ fn check_snapshots(
             );
         }
         let (name, _) = repo.manifest_object(record)?;
+        manifests.push((record.clone(), name.clone()));
         let manifest = repo
             .manifest_alone(record)
             .or_else(|_| repo.manifest_alone(record));
@@ -149,7 +180,7 @@ fn check_snapshots(
             Err(e) => return Err(e),
         }
     }
-    Ok(packs)
+    Ok((packs, manifests))
 }
 
 /// Reads the tables of deltas; the packs of those that cannot be read, and why, come back.

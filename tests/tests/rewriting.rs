@@ -598,6 +598,42 @@ fn an_export_of_what_is_optimized_and_collected_meanwhile_says_so() {
 }
 
 #[test]
+fn a_check_says_nothing_of_what_is_optimized_or_deleted_and_collected_meanwhile() {
+    struct Goes<'p>(
+        &'p Place,
+        Vec<SnapshotRecord>,
+        std::sync::atomic::AtomicU64,
+        u64,
+    );
+    impl cryostore_engine::Monitor for Goes<'_> {
+        fn progress(&self, _: cryostore_engine::Phase, _: u64, _: Option<u64>) {
+            if self.2.fetch_add(1, std::sync::atomic::Ordering::SeqCst) != self.3 {
+                return;
+            }
+            let repo = self.0.open();
+            optimize(&repo, &self.1[4], &Silent).unwrap();
+            let others: Vec<_> = self.1[..4].iter().map(|record| record.id).collect();
+            repo.delete(&others).unwrap();
+            collect(self.0);
+        }
+    }
+    for at in 0..12 {
+        let place = Place::new();
+        let all = series(&place.open());
+        let records: Vec<_> = all.iter().map(|(record, _)| record.clone()).collect();
+        let monitor = Goes(&place, records, 0.into(), at);
+        let report = check::check(&place.open(), &CheckOptions { read_data: true }, &monitor);
+        let report = report.unwrap();
+        assert_eq!(
+            (report.problems, report.lost_snapshots),
+            (vec![], vec![]),
+            "{at}"
+        );
+        assert!(place.bytes_of(&all[4].0) == all[4].1);
+    }
+}
+
+#[test]
 fn stats_and_inspection_tell_what_an_optimized_snapshot_needs() {
     let place = Place::new();
     let repo = place.open();

@@ -117,6 +117,11 @@ impl Repository {
         }
     }
 
+    /// True if it is known that no snapshot is at a place any more.
+    pub(crate) fn is_gone(&self, place: Place) -> bool {
+        matches!(self.entry(place), Ok(None | Some(Entry::Tombstone(_))))
+    }
+
     /// What is at a place, if anything is.
     pub(super) fn entry(&self, place: Place) -> Result<Option<Entry>> {
         let name = place_name(place);

@@ -68,6 +68,11 @@ impl Memory {
         self.share(limits::INDEX_CACHE)
     }
 
+    /// Bytes of frames of the base that an import keeps since more of them may be wanted.
+    pub(crate) fn kept_by_import(self) -> usize {
+        self.share(limits::KEPT_BY_IMPORT)
+    }
+
     /// Bytes of frames that are kept since more of them may be wanted.
     pub(crate) fn kept_frames(self) -> usize {
         self.share(limits::KEPT_FRAMES)

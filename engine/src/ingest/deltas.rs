@@ -3,6 +3,7 @@
 //! Always: a base is a page that the base's manifest has, in packs that are there; pages that differ too much from theirs, or whose base cannot be read,
 //! are stored plainly; what was sealed was decoded, put together with its bases and compared. Never: fails an import because of a base.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use cryostore_format::ChunkHash;
@@ -121,6 +122,11 @@ pub(super) struct SealedBatch {
     pub(super) warning: Option<String>,
 }
 
+thread_local! {
+    /// The bases of a batch: a thread's own memory, used again for the next.
+    static OLD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 impl OpenBatch {
     pub(super) fn is_empty(&self) -> bool {
         self.hashes.is_empty()
@@ -160,24 +166,36 @@ impl OpenBatch {
         kept: &Arc<KeptFrames>,
     ) -> Result<SealedBatch> {
         let page_len = self.bytes.len() / self.hashes.len().max(1);
-        let (old, warning) = match self.read_bases(store, base, kept, page_len) {
-            Ok(old) => (Some(old), None),
-            Err(e) => (None, Some(format!("pages are stored without deltas: {e}"))),
-        };
+        let mut old = OLD.take();
+        let read = self.read_bases(store, base, kept, page_len, &mut old);
+        let warning = read.err().map(|e| {
+            old.clear();
+            format!("pages are stored without deltas: {e}")
+        });
+        let sealed = self.seal_against(&old, page_len, warning);
+        OLD.set(old);
+        sealed
+    }
+
+    fn seal_against(
+        self,
+        old: &[u8],
+        page_len: usize,
+        warning: Option<String>,
+    ) -> Result<SealedBatch> {
         let mut out = SealedBatch {
             frames: Vec::new(),
             places: vec![(0, 0); self.hashes.len()],
             warning,
         };
-        let old = old.unwrap_or_default();
         let (near, far): (Vec<_>, Vec<_>) = (0..self.hashes.len()).partition(|n| {
-            let old = slice(&old, *n, page_len);
+            let old = slice(old, *n, page_len);
             !old.is_empty()
                 && differ(old, slice(&self.bytes, *n, page_len)) * limits::DELTA_NEAR
                     <= page_len / WORD
         });
         if !near.is_empty() {
-            let frame = self.seal_near(&near, &old, page_len)?;
+            let frame = self.seal_near(&near, old, page_len)?;
             let bases = near.iter().map(|n| self.bases[*n]).collect();
             for (number, n) in (0..).zip(&near) {
                 out.places[*n] = (0, number);
@@ -188,14 +206,17 @@ impl OpenBatch {
         Ok(out)
     }
 
+    /// Reads the bases into `old`.
     fn read_bases(
         &self,
         store: &Store,
         base: &Manifest,
         kept: &Arc<KeptFrames>,
         page_len: usize,
-    ) -> Result<Vec<u8>> {
-        let mut old = vec![0; self.bytes.len()];
+        old: &mut Vec<u8>,
+    ) -> Result<()> {
+        old.clear();
+        old.resize(self.bytes.len(), 0);
         let mut reading = Reading::sharing(kept);
         for (n, PageBase { chunk, .. }) in self.bases.iter().enumerate() {
             let slice = FrameSlice {
@@ -206,8 +227,8 @@ impl OpenBatch {
             };
             reading.add(base, slice, 0, n * page_len, page_len);
         }
-        reading.decode(store, base, &mut old)?;
-        Ok(old)
+        reading.decode(store, base, old)?;
+        Ok(())
     }
 
     fn seal_near(&self, near: &[usize], old: &[u8], page_len: usize) -> Result<SealedFrame> {

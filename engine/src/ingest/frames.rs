@@ -121,7 +121,7 @@ impl<'r> FrameSink<'r> {
             store: store.clone(),
             uploads: store.uploads(limits::UPLOADS),
             base,
-            kept: KeptFrames::at_most(repo.memory().kept_frames()),
+            kept: KeptFrames::at_most(repo.memory().kept_by_import()),
             open: Default::default(),
             batch: Default::default(),
             next_number: 0,

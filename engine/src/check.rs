@@ -160,13 +160,16 @@ fn check_snapshots(
                 format!("it needs snapshot {needed}, which is not there"),
             );
         }
-        let (name, _) = repo.manifest_object(record)?;
-        manifests.push((record.clone(), name.clone()));
         let manifest = repo
-            .manifest_alone(record)
-            .or_else(|_| repo.manifest_alone(record));
+            .first_manifest(record)
+            .or_else(|_| repo.first_manifest(record));
+        let name = match &manifest {
+            Ok((id, _)) => crate::repo::manifest_name(*id),
+            Err(_) => repo.manifest_object(record)?.0,
+        };
+        manifests.push((record.clone(), name.clone()));
         match manifest {
-            Ok(mut manifest) => {
+            Ok((_, mut manifest)) => {
                 for (object, text) in read_tables(repo, &mut manifest)? {
                     problem(object, text);
                 }

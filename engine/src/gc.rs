@@ -73,7 +73,6 @@ const LEFTOVER: &str = "a write that was cut off left it";
 #[derive(Debug, Default)]
 struct Seen {
     objects: Vec<Listed>,
-    packs: HashSet<PackId>,
     manifests: HashSet<ManifestId>,
     needed_packs: HashSet<PackId>,
     needed_manifests: HashSet<ManifestId>,
@@ -172,22 +171,16 @@ fn look(repo: &Repository, proved: &[Place], monitor: &dyn Monitor) -> Result<Se
         )
         .hint("nothing was removed; restore the object from a copy, or delete the snapshot by the id in its name"));
     }
-    let ids = |kind: &'static str| {
-        objects
-            .iter()
-            .filter_map(move |object| object.name.strip_prefix(kind))
-    };
     let mut seen = Seen {
         uses: Uses::of(
             objects
                 .iter()
                 .filter_map(|object| Some((pack::id_of(&object.name)?, object.len))),
         ),
-        packs: objects
+        manifests: objects
             .iter()
-            .filter_map(|o| pack::id_of(&o.name))
+            .filter_map(|object| object.name.strip_prefix("manifests/")?.parse().ok())
             .collect(),
-        manifests: ids("manifests/").filter_map(|id| id.parse().ok()).collect(),
         objects,
         ..Seen::default()
     };
@@ -242,7 +235,7 @@ fn needed_manifest(
         .filter(|id| seen.manifests.contains(id))
         .collect();
     let found = if there.len() > 1 {
-        repo.last_whole(record, &there, |pack| Ok(seen.packs.contains(&pack)))?
+        repo.last_whole(record, &there, |pack| Ok(seen.uses.has(pack)))?
     } else {
         None
     };

@@ -406,6 +406,17 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The slices of frames in all recipes, each stream's up to one that cannot be read.
+    pub fn frame_slices(&self) -> impl Iterator<Item = FrameSlice> {
+        (0..)
+            .zip(&self.streams)
+            .flat_map(|(n, _)| self.slices(n).into_iter().flatten().map_while(Result::ok))
+            .filter_map(|slice| match slice {
+                Slice::Frame(slice) => Some(slice),
+                Slice::Zero { .. } => None,
+            })
+    }
+
     /// The slices of stream `n`; none if there is no such stream, or if it is derived.
     #[must_use]
     pub fn slices(&self, n: StreamIndex) -> Option<Slices<'_>> {

@@ -92,18 +92,18 @@ impl Uses {
         }
     }
 
+    /// True if there is such a pack.
+    pub(super) fn has(&self, pack: PackId) -> bool {
+        self.packs.contains_key(&pack)
+    }
+
     /// Adds what a snapshot needs.
     pub(super) fn add(&mut self, manifest: &Manifest) {
         // For each delta frame, the pages that were gone into.
         let mut pages: Vec<Vec<bool>> = vec![Vec::new(); manifest.deltas.frames().len()];
-        for n in (0..).take(manifest.streams.len()) {
-            let slices = manifest.slices(n).into_iter().flatten();
-            for slice in slices.map_while(Result::ok) {
-                if let Slice::Frame(slice) = slice {
-                    let end = slice.skip.saturating_add(slice.take);
-                    self.mark(manifest, slice.frame, slice.skip..end, &mut pages);
-                }
-            }
+        for slice in manifest.frame_slices() {
+            let end = slice.skip.saturating_add(slice.take);
+            self.mark(manifest, slice.frame, slice.skip..end, &mut pages);
         }
     }
 

@@ -64,20 +64,15 @@ impl Base {
     pub(super) fn small_packs(&self) -> HashSet<u32> {
         let manifest = &self.manifest;
         let mut needed: HashMap<u32, u64> = HashMap::new();
-        let recipes = (0..)
-            .zip(&manifest.streams)
-            .filter_map(|(n, _)| manifest.slices(n));
-        let plain = recipes.flatten().map_while(Result::ok);
-        let bases = manifest
-            .deltas
-            .frames()
-            .iter()
-            .flat_map(|delta| &delta.bases);
-        for slice in plain.chain(bases.map(|run| run.base)) {
+        let deltas = manifest.deltas.frames().iter();
+        let bases = deltas.flat_map(|delta| &delta.bases);
+        let bases = bases.filter_map(|run| match run.base {
+            Slice::Frame(slice) => Some(slice),
+            Slice::Zero { .. } => None,
+        });
+        for slice in manifest.frame_slices().chain(bases) {
             // Delta frames have an order of their own.
-            if let Slice::Frame(slice) = slice
-                && manifest.deltas.get(&slice.frame).is_none()
-            {
+            if manifest.deltas.get(&slice.frame).is_none() {
                 *needed.entry(slice.frame.pack).or_default() += slice.len;
             }
         }

@@ -53,15 +53,10 @@ impl Order {
     fn of(manifest: &Manifest) -> Self {
         let mut frames = HashSet::new();
         let mut out = Self::default();
-        for n in (0..).take(manifest.streams.len()) {
-            let slices = manifest.slices(n).into_iter().flatten();
-            for slice in slices.map_while(Result::ok) {
-                if let Slice::Frame(FrameSlice { frame, .. }) = slice
-                    && frames.insert((frame.pack, frame.offset))
-                {
-                    out.bytes += u64::from(frame.stored_len);
-                    out.deltas += u64::from(manifest.deltas.rank(&frame).is_some());
-                }
+        for FrameSlice { frame, .. } in manifest.frame_slices() {
+            if frames.insert((frame.pack, frame.offset)) {
+                out.bytes += u64::from(frame.stored_len);
+                out.deltas += u64::from(manifest.deltas.rank(&frame).is_some());
             }
         }
         out.packs = manifest.packs.len() as u64;

@@ -6,6 +6,7 @@ use crate::envelope::ObjectType;
 use crate::error::{FormatError, Result};
 use crate::ids::{CollectionId, PackId};
 use crate::limits;
+use crate::session::Place;
 use crate::snapshot::{decode_record, encode_record};
 
 /// What a collection found.
@@ -15,6 +16,12 @@ pub struct CollectionRecord {
     pub id: CollectionId,
     /// When it was made, RFC 3339, UTC. For people.
     pub created: String,
+    /// Packs that nothing referred to: no session that begins after this record refers to them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub condemned: Vec<PackId>,
+    /// Snapshots that were deleted and cannot be brought back any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given_up: Vec<Place>,
     /// Packs that imports are not to refer to again.
     #[serde(default)]
     pub leave: Vec<PackId>,
@@ -35,14 +42,19 @@ impl CollectionRecord {
     }
 
     fn bounded(&self) -> Result<()> {
-        if self.leave.len() > limits::LEAVE_MAX {
-            return Err(FormatError::TooLarge {
-                what: "packs to leave",
-                limit: limits::LEAVE_MAX as u64,
-                got: self.leave.len() as u64,
-            });
+        let bounds = [
+            ("packs to leave", self.leave.len(), limits::LEAVE_MAX),
+            ("condemned packs", self.condemned.len(), limits::CONDEMNED_MAX),
+            ("snapshots given up", self.given_up.len(), limits::GIVEN_UP_MAX),
+        ];
+        match bounds.into_iter().find(|(_, got, limit)| got > limit) {
+            None => Ok(()),
+            Some((what, got, limit)) => Err(FormatError::TooLarge {
+                what,
+                limit: limit as u64,
+                got: got as u64,
+            }),
         }
-        Ok(())
     }
 }
 
@@ -54,6 +66,8 @@ mod tests {
         CollectionRecord {
             id: CollectionId::from_bytes([1; 16]),
             created: "2026-11-21T12:00:00Z".to_owned(),
+            condemned: vec![PackId::from_bytes([3; 16]); packs],
+            given_up: Vec::new(),
             leave: vec![PackId::from_bytes([2; 16]); packs],
         }
     }

@@ -29,6 +29,10 @@ pub enum ObjectType {
     Session = 5,
     /// `gc/…`
     Collection = 6,
+    /// `snapshots/….deleted`
+    Deletion = 7,
+    /// `pins/…`
+    Pin = 8,
 }
 
 impl ObjectType {
@@ -42,6 +46,8 @@ impl ObjectType {
             Self::Tombstone => "tombstone",
             Self::Session => "session record",
             Self::Collection => "collection record",
+            Self::Deletion => "deletion mark",
+            Self::Pin => "pin",
         }
     }
 
@@ -53,6 +59,8 @@ impl ObjectType {
             4 => Self::Tombstone,
             5 => Self::Session,
             6 => Self::Collection,
+            7 => Self::Deletion,
+            8 => Self::Pin,
             _ => return None,
         })
     }

@@ -1,6 +1,6 @@
 //! Every byte that cryostore stores: types, encoders, decoders. No I/O, no async.
 //!
-//! One module per document in `spec/`. Decoders take `&[u8]`, compare each length with [`limits`] before they
+//! One module per document in `spec/`; `protocol.md` says who writes what when. Decoders take `&[u8]`, compare each length with [`limits`] before they
 //! allocate, return errors and never panic. Encoders write one form only, so that equal values are equal bytes.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
@@ -12,6 +12,7 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod manifest;
+pub mod mark;
 pub mod pack;
 pub mod patch;
 pub mod recipe;

@@ -64,3 +64,12 @@ pub const LEAVE_MAX: usize = 4096;
 
 /// How often the same snapshot can be rewritten: a reader asks for as many names before it says that a manifest is missing.
 pub const REWRITES_MAX: usize = 16;
+
+/// Packs that one collection record condemns: 256 GiB of them, 570 KiB of JSON. More go into several records.
+pub const CONDEMNED_MAX: usize = 16_384;
+
+/// Snapshots that one collection record gives up: 400 KiB of JSON.
+pub const GIVEN_UP_MAX: usize = 4096;
+
+/// Collections that a session can name: 140 KiB of JSON. A collection removes its record when all of it is gone, so that there are few.
+pub const COLLECTIONS_MAX: usize = 4096;

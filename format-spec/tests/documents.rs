@@ -90,6 +90,15 @@ fn the_numbers_in_the_text_are_those_of_the_code() {
         ),
         ("collection.md", format!("at most {} |", limits::LEAVE_MAX)),
         (
+            "collection.md",
+            format!("at most {} (`lineage`", limits::GIVEN_UP_MAX),
+        ),
+        (
+            "session.md",
+            format!("At most {}; absent", limits::COLLECTIONS_MAX),
+        ),
+        ("mark.md", format!("at most {}", mib(limits::RECORD_MAX))),
+        (
             "repository.md",
             format!("at most {}", mib(limits::RECORD_MAX)),
         ),

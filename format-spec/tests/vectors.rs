@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use cryostore_format::collection::CollectionRecord;
+use cryostore_format::mark::{Mark, MarkKind};
 use cryostore_format::delta::DeltaTable;
 use cryostore_format::envelope::{self, Codec, HEADER_LEN, ObjectType};
 use cryostore_format::manifest::Manifest;
@@ -306,6 +307,30 @@ fn all() -> Vec<Vector> {
             "the record of a collection that found two packs to be left behind",
             values::collection().encode().unwrap(),
         ),
+        vector(
+            "collection-condemned",
+            content(ObjectType::Collection),
+            "the record of a collection that condemned a pack and gave up a snapshot",
+            values::collection_that_condemns().encode().unwrap(),
+        ),
+        vector(
+            "session-named",
+            content(ObjectType::Session),
+            "the record of a session that undeletes and has read a collection",
+            values::session_after_a_collection().encode().unwrap(),
+        ),
+        vector(
+            "deletion",
+            content(ObjectType::Deletion),
+            "the mark of a snapshot that was deleted",
+            values::mark().encode(MarkKind::Deletion).unwrap(),
+        ),
+        vector(
+            "pin",
+            content(ObjectType::Pin),
+            "the pin of a snapshot",
+            values::mark().encode(MarkKind::Pin).unwrap(),
+        ),
         // What no program that knows only version 1 may read as something else. The numbers and names are never given away.
         vector(
             "refused-repository-version",
@@ -555,6 +580,10 @@ fn sessions_are_read() {
         SessionRecord::decode(&bytes("session-collect")),
         Ok(values::session_of_collection())
     );
+    assert_eq!(
+        SessionRecord::decode(&bytes("session-named")),
+        Ok(values::session_after_a_collection())
+    );
 }
 
 #[test]
@@ -563,6 +592,17 @@ fn collections_are_read() {
         CollectionRecord::decode(&bytes("collection")),
         Ok(values::collection())
     );
+    assert_eq!(
+        CollectionRecord::decode(&bytes("collection-condemned")),
+        Ok(values::collection_that_condemns())
+    );
+}
+
+#[test]
+fn marks_are_read() {
+    for (name, kind) in [("deletion", MarkKind::Deletion), ("pin", MarkKind::Pin)] {
+        assert_eq!(Mark::decode(kind, &bytes(name)), Ok(values::mark()));
+    }
 }
 
 fn repository_refusal(bytes: &[u8]) -> FormatError {

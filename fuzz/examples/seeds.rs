@@ -18,6 +18,7 @@ use cryostore_format::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};
 use cryostore_format::repository::RepositoryRecord;
 use cryostore_format::segment::{PackIds, Segment};
 use cryostore_format::collection::CollectionRecord;
+use cryostore_format::mark::{Mark, MarkKind};
 use cryostore_format::session::{Place, SessionRecord, Work};
 use cryostore_format::snapshot::{
     Archive, ArchiveKind, Attachment, Compression, Cost, Identity, ManifestRef, Origin, Outer,
@@ -590,6 +591,7 @@ fn records() -> Result<()> {
             lineage: snapshot.lineage,
             snapshot: snapshot.id,
         }),
+        collections: vec![CollectionId::from_bytes([1; 16])],
         started: snapshot.created.clone(),
         renewals: 3,
         owner: "node-1, process 7".to_owned(),
@@ -597,13 +599,26 @@ fn records() -> Result<()> {
     let collection = CollectionRecord {
         id: CollectionId::from_bytes([1; 16]),
         created: snapshot.created.clone(),
+        condemned: vec![PackId::from_bytes([3; 16]); 2],
+        given_up: session.place.into_iter().collect(),
         leave: vec![PackId::from_bytes([2; 16]); 2],
+    };
+    let mark = Mark {
+        id: snapshot.id,
+        created: snapshot.created.clone(),
+        owner: session.owner.clone(),
+        reason: "deleted".to_owned(),
     };
     for (name, kind, object) in [
         ("snapshot", ObjectType::Snapshot, snapshot.encode()?),
         ("tombstone", ObjectType::Tombstone, tombstone.encode()?),
         ("session", ObjectType::Session, session.encode()?),
         ("collection", ObjectType::Collection, collection.encode()?),
+        (
+            "deletion",
+            ObjectType::Deletion,
+            mark.encode(MarkKind::Deletion)?,
+        ),
     ] {
         seed("snapshot", name, &object)?;
         seed(

@@ -1,9 +1,10 @@
-//! The records in JSON: snapshots, tombstones, sessions, collections, repository.json.
+//! The records in JSON: snapshots, tombstones, sessions, collections, marks, repository.json.
 
 #![no_main]
 
 use cryostore_format::collection::CollectionRecord;
 use cryostore_format::envelope::ObjectType;
+use cryostore_format::mark::{Mark, MarkKind};
 use cryostore_format::repository::{FORMAT, RepositoryRecord, Role, VERSION};
 use cryostore_format::session::SessionRecord;
 use cryostore_format::snapshot::Entry;
@@ -42,6 +43,13 @@ fn collection(object: &[u8]) {
     );
 }
 
+fn mark(object: &[u8], kind: MarkKind) {
+    let Ok(mark) = Mark::decode(kind, object) else {
+        return;
+    };
+    assert_eq!(Mark::decode(kind, &mark.encode(kind).unwrap()), Ok(mark));
+}
+
 fn repository(data: &[u8]) {
     let record = match RepositoryRecord::decode(data) {
         Ok(record) => record,
@@ -70,5 +78,9 @@ fuzz_target!(|data: &[u8]| {
     objects(ObjectType::Tombstone, data, entry);
     objects(ObjectType::Session, data, session);
     objects(ObjectType::Collection, data, collection);
+    objects(ObjectType::Deletion, data, |object| {
+        mark(object, MarkKind::Deletion);
+    });
+    objects(ObjectType::Pin, data, |object| mark(object, MarkKind::Pin));
     repository(data);
 });

@@ -1,6 +1,7 @@
 //! What the golden vectors hold, as values.
 
 use cryostore_format::collection::CollectionRecord;
+use cryostore_format::mark::Mark;
 use cryostore_format::delta::{BaseRun, DeltaFrame, DeltaTable, Deltas, TablePack};
 use cryostore_format::envelope::Codec;
 use cryostore_format::manifest::{
@@ -508,6 +509,7 @@ pub fn session() -> SessionRecord {
             lineage: lineage(),
             snapshot: SNAPSHOT,
         }),
+        collections: Vec::new(),
         started: "2026-11-20T11:58:00Z".to_owned(),
         renewals: 3,
         owner: "node-1, process 7".to_owned(),
@@ -518,6 +520,8 @@ pub fn collection() -> CollectionRecord {
     CollectionRecord {
         id: CollectionId::from_bytes([0x6c; 16]),
         created: "2026-11-20T13:00:00Z".to_owned(),
+        condemned: Vec::new(),
+        given_up: Vec::new(),
         leave: vec![
             PackId::from_bytes([0x70; 16]),
             PackId::from_bytes([0x71; 16]),
@@ -530,5 +534,35 @@ pub fn session_of_collection() -> SessionRecord {
         work: Work::Collect,
         place: None,
         ..session()
+    }
+}
+
+pub fn collection_that_condemns() -> CollectionRecord {
+    CollectionRecord {
+        condemned: vec![PackId::from_bytes([0x72; 16])],
+        given_up: vec![Place {
+            lineage: lineage(),
+            snapshot: SNAPSHOT,
+        }],
+        leave: Vec::new(),
+        ..collection()
+    }
+}
+
+pub fn session_after_a_collection() -> SessionRecord {
+    SessionRecord {
+        work: Work::Undelete,
+        place: None,
+        collections: vec![collection().id],
+        ..session()
+    }
+}
+
+pub fn mark() -> Mark {
+    Mark {
+        id: SNAPSHOT,
+        created: "2026-11-20T13:00:00Z".to_owned(),
+        owner: "node-1, process 7".to_owned(),
+        reason: "deleted".to_owned(),
     }
 }

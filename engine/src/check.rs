@@ -164,7 +164,7 @@ fn check_snapshots(
             .first_manifest(record)
             .or_else(|_| repo.first_manifest(record));
         let name = match &manifest {
-            Ok((id, _)) => crate::repo::manifest_name(*id),
+            Ok((name, _)) => name.object_name(),
             Err(_) => repo.manifest_object(record)?.0,
         };
         manifests.push((record.clone(), name.clone()));

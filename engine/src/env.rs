@@ -11,6 +11,10 @@ pub trait Env: Debug + Send + Sync {
     fn now(&self) -> jiff::Timestamp;
     /// Time since some moment; never goes back.
     fn elapsed(&self) -> Duration;
+    /// Which start of the system this is, and the time since then, also while it slept; none where that is not known.
+    fn since_boot(&self) -> Option<(String, Duration)> {
+        None
+    }
     /// Random bytes for names and keys.
     fn random(&self) -> [u8; 32];
     /// Host and process, for people.
@@ -57,6 +61,12 @@ impl Env for SystemEnv {
     )]
     fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+    fn since_boot(&self) -> Option<(String, Duration)> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+        let seconds: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+        Some((id.trim().to_owned(), Duration::try_from_secs_f64(seconds).ok()?))
     }
     fn random(&self) -> [u8; 32] {
         let mut bytes = [0; 32];

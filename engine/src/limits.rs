@@ -1,5 +1,7 @@
 //! Owns every bound of the engine, each with its reason. Those of the stored format are in `cryostore_format::limits`.
 
+use std::time::Duration;
+
 use zstd::zstd_safe::CParameter;
 
 /// 1 MiB: large enough that a system call, a channel send and a rayon split cost nothing per page; what was read and digested is still in the caches when it
@@ -134,3 +136,13 @@ pub const LABEL_LEN: usize = 256;
 pub const WARNING_LEN: usize = 1000;
 /// Warnings kept with a snapshot.
 pub const WARNINGS: usize = 50;
+
+/// 5 minutes: how often a session that makes progress says so. One small put.
+pub const RENEW_EVERY: Duration = Duration::from_secs(5 * 60);
+/// An hour without progress, by a collector's own clock: twelve renewals are missing, and no upload that is retried takes so long.
+pub const STANDS_STILL: Duration = Duration::from_secs(60 * 60);
+/// An hour: no store applies a put so long after it was sent; they give a request up after minutes. The record that condemned a pack stays as long, so that a pack whose put comes late, after it was removed,
+/// is still condemned.
+pub const LATE_PUTS: Duration = Duration::from_secs(60 * 60);
+/// A day: how long the tombstone of a snapshot that was freed stays at its place, so that a put of its commit that comes late finds the place taken. It costs nothing but its listing.
+pub const TOMBSTONE_STAYS: Duration = Duration::from_secs(24 * 60 * 60);

@@ -146,17 +146,6 @@ impl ChunkHash {
     }
 }
 
-impl ManifestId {
-    /// The name of the manifest that takes this one's place, once the snapshot was rewritten.
-    #[must_use]
-    pub fn rewritten(self) -> Self {
-        let hash = blake3::derive_key("cryostore 2026-11 rewritten manifest", &self.0);
-        let mut id = [0; ID_LEN];
-        id.copy_from_slice(&hash[..ID_LEN]);
-        Self(id)
-    }
-}
-
 impl Digest {
     /// BLAKE3 of `bytes`, without a key.
     #[must_use]
@@ -229,16 +218,6 @@ mod tests {
             id.to_string().to_uppercase().parse::<PackId>().is_err(),
             "one text per id"
         );
-    }
-
-    #[test]
-    fn the_name_of_a_rewritten_manifest_is_what_it_always_was() {
-        let first = ManifestId::from_bytes([7; 16]);
-        assert_eq!(
-            first.rewritten().to_string(),
-            "1cbd533bcf9bc2c888a290493ac6f44a"
-        );
-        assert_ne!(first.rewritten().rewritten(), first.rewritten());
     }
 
     #[test]

@@ -62,9 +62,6 @@ pub const NAME_MAX: u64 = 64 << 10;
 /// Packs that one collection record tells imports to leave: 64 GiB of them, 140 KiB of JSON.
 pub const LEAVE_MAX: usize = 4096;
 
-/// How often the same snapshot can be rewritten: a reader asks for as many names before it says that a manifest is missing.
-pub const REWRITES_MAX: usize = 16;
-
 /// Packs that one collection record condemns: 256 GiB of them, 570 KiB of JSON. More go into several records.
 pub const CONDEMNED_MAX: usize = 16_384;
 

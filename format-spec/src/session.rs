@@ -6,7 +6,7 @@ use crate::envelope::ObjectType;
 use crate::error::{FormatError, Result};
 use crate::ids::{CollectionId, ID_LEN, Lineage, SessionId, SnapshotId};
 use crate::limits;
-use crate::snapshot::{decode_record, encode_record};
+use crate::snapshot::{SnapshotRecord, decode_record, encode_record};
 
 /// What a session does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,12 +27,23 @@ pub enum Work {
 }
 
 /// The only place at which a session can commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// Directory of the snapshot.
     pub lineage: Lineage,
     /// Its name.
     pub snapshot: SnapshotId,
+}
+
+impl Place {
+    /// That of a snapshot.
+    #[must_use]
+    pub const fn of(record: &SnapshotRecord) -> Self {
+        Self {
+            lineage: record.lineage,
+            snapshot: record.id,
+        }
+    }
 }
 
 /// Who is at work in a repository.

@@ -92,11 +92,6 @@ impl Uses {
         }
     }
 
-    /// True if there is such a pack.
-    pub(super) fn has(&self, pack: PackId) -> bool {
-        self.packs.contains_key(&pack)
-    }
-
     /// Adds what a snapshot needs.
     pub(super) fn add(&mut self, manifest: &Manifest) {
         // For each delta frame, the pages that were gone into.

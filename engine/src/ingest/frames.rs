@@ -13,13 +13,13 @@ use cryostore_format::{ChunkHash, PackId, SegmentId};
 
 use super::deltas::{OpenBatch, PageBase, SealedBatch};
 use crate::codec::frame::{OpenFrame, SealedFrame};
-use crate::env::{Env, random_id};
+use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::index::{Index, segments};
 use crate::limits;
 use crate::pack::writer::PackWriter;
 use crate::pack::{Buffers, KeptFrames, directories::Directories, object_name};
-use crate::repo::Repository;
+use crate::repo::{Repository, Terms};
 use crate::store::{Store, Uploads};
 
 /// Number of a frame of this session.
@@ -83,6 +83,7 @@ fn lost() -> Error {
 #[derive(Debug)]
 pub(super) struct FrameSink<'r> {
     env: &'r dyn Env,
+    terms: Arc<Terms>,
     store: Store,
     uploads: Uploads,
     /// What deltas are made against.
@@ -114,10 +115,15 @@ pub(super) struct FrameSink<'r> {
 }
 
 impl<'r> FrameSink<'r> {
-    pub(super) fn new(repo: &'r Repository, base: Option<Arc<Manifest>>) -> Self {
+    pub(super) fn new(
+        repo: &'r Repository,
+        terms: Arc<Terms>,
+        base: Option<Arc<Manifest>>,
+    ) -> Self {
         let store = repo.store();
         Self {
             env: repo.env(),
+            terms,
             store: store.clone(),
             uploads: store.uploads(limits::UPLOADS),
             base,
@@ -307,7 +313,7 @@ impl<'r> FrameSink<'r> {
         let pack = match pack {
             Some(pack) => pack,
             None => {
-                let id = PackId::from_bytes(random_id(env));
+                let id = PackId::from_bytes(self.terms.new_id(env));
                 pack.insert(PackWriter::new(id, &self.buffers)?)
             }
         };
@@ -375,7 +381,7 @@ impl<'r> FrameSink<'r> {
         if self.unlisted.is_empty() {
             return Ok(());
         }
-        let id = SegmentId::from_bytes(random_id(self.env));
+        let id = SegmentId::from_bytes(self.terms.new_id(self.env));
         let packs = std::mem::take(&mut self.unlisted);
         let segment = Segment { packs };
         self.put_object(segments::object_name(id), segment.encode().into())?;

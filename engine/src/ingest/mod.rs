@@ -130,9 +130,10 @@ fn run(
     let name = opened.name.clone();
     let base = plan.base(repo, options, monitor)?;
     let deltas = options.deltas.unwrap_or(repo.record().defaults.deltas);
-    let mut writer = Writer::new(repo, base.as_ref(), deltas, monitor);
+    let mut writer = Writer::new(repo, plan.session.terms(), base.as_ref(), deltas, monitor);
     let mut front = TarFront::new(&mut writer)?;
     let digest = read_slabs(&mut opened, monitor, |slab| {
+        plan.session.renew();
         front
             .push(slab, &mut writer, &mut facts)
             .map_err(|e| in_source(&name, e))
@@ -440,7 +441,7 @@ impl<'r> Plan<'r> {
             )
             .hint("it has more members, or longer names, than are accepted; nothing was stored")
         })?;
-        let id = ManifestId::from_bytes(random_id(repo.env()));
+        let id = ManifestId::from_bytes(self.session.terms().new_id(repo.env()));
         let manifest = ManifestRef {
             id,
             bytes: bytes.len() as u64,
@@ -449,6 +450,7 @@ impl<'r> Plan<'r> {
         uploading.put(manifest_name(id), bytes)?;
         keep_going(monitor)?;
         let (finished, index) = uploading.finish()?;
+        self.session.renew();
         let mut warnings = facts.take_warnings();
         if warnings.len() > limits::WARNINGS {
             warnings.truncate(limits::WARNINGS);
@@ -484,7 +486,7 @@ impl<'r> Plan<'r> {
         keep_going(monitor)?;
         // A deletion looks for who needs a snapshot before it takes it; the other way round, this looks once more. What is between this look and the commit
         // is one put.
-        if let Some(place) = parent.filter(|place| repo.burial(*place).is_some()) {
+        if let Some(place) = parent.filter(|place| repo.is_gone(*place)) {
             return Err(Error::new(
                 Kind::Conflict,
                 format!(
@@ -535,7 +537,12 @@ impl<'r> Plan<'r> {
                 ..SnapshotList::default()
             },
         };
+        let terms = self.session.terms();
         for record in &list.snapshots {
+            // It is being freed, whoever brought it back.
+            if terms.gives_up(Place::of(record)) {
+                continue;
+            }
             // What it has in a parent itself counts only if that parent is stored.
             let whole = record.requires.is_some();
             let covers =

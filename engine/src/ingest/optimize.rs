@@ -23,7 +23,7 @@ use crate::limits;
 use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack::KeptFrames;
 use crate::pack::reading::{Reading, for_each_chunk};
-use crate::repo::{Repository, Session};
+use crate::repo::{ManifestName, Repository, Session};
 
 /// What a snapshot needs to be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,12 +77,9 @@ pub fn optimize(
 ) -> Result<Optimized> {
     repo.require(Role::Write)?;
     let session = Session::start(repo, Work::Optimize, None)?;
-    let (mut name, mut old) = repo.named_manifest(snapshot)?;
-    if repo.check_next(snapshot, name).is_err() {
-        // One that was stopped before its last step is brought to its end.
-        repo.settle_manifest(snapshot)?;
-        (name, old) = repo.named_manifest(snapshot)?;
-    }
+    // One that was stopped before its last step is brought to its end.
+    settle(repo, snapshot)?;
+    let (name, old) = repo.named_manifest(snapshot)?;
     let before = Order::of(&old);
     if before.is_good() {
         return Ok(Optimized {
@@ -92,12 +89,11 @@ pub fn optimize(
             later: false,
         });
     }
-    repo.check_next(snapshot, name)?;
     check_pages(&old)?;
     let mut copy = Copy {
         repo,
         old: &old,
-        writer: Writer::anew(repo, monitor),
+        writer: Writer::anew(repo, session.terms(), monitor),
         kept: KeptFrames::at_most(repo.memory().kept_frames()),
         monitor,
         done: 0,
@@ -122,11 +118,11 @@ pub fn optimize(
     let manifest_len = bytes.len() as u64;
     let (finished, _) = uploading.finish()?;
     keep_going(monitor)?;
-    repo.put_rewritten(name, bytes)?;
+    repo.put_rewritten(&session.terms(), name, bytes)?;
     let bytes_added = finished.put.bytes + manifest_len;
     finished.settle_index();
     drop(session);
-    let settled = repo.settle_manifest(snapshot)?;
+    let settled = settle(repo, snapshot)?;
     if settled == Some(name) {
         return Err(Error::new(
             Kind::Conflict,
@@ -140,6 +136,14 @@ pub fn optimize(
         bytes_added,
         later: settled.is_none(),
     })
+}
+
+/// Who may not remove anything leaves that to a collection.
+fn settle(repo: &Repository, snapshot: &SnapshotRecord) -> Result<Option<ManifestName>> {
+    match repo.settle_manifest(snapshot) {
+        Err(e) if e.kind() == Kind::Denied => Ok(None),
+        settled => settled,
+    }
 }
 
 /// Bytes of a stream that are read: none of one that is made of others.

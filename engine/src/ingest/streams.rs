@@ -64,7 +64,7 @@ impl<'r> StreamImport<'r> {
         };
         let facts = Facts::default();
         let plan = Plan::new(repo, &facts, &options, monitor)?;
-        let mut writer = Writer::new(repo, None, false, monitor);
+        let mut writer = Writer::new(repo, plan.session.terms(), None, false, monitor);
         // The layout is stream 0, and its bytes are known last.
         let layout = writer.open(StreamSpec {
             name: Vec::new(),

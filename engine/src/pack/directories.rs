@@ -146,6 +146,13 @@ impl Directories {
         Ok(directory)
     }
 
+    /// The directory of a pack, if this node has a copy of it.
+    #[must_use]
+    pub fn kept(&self, id: PackId) -> Option<Arc<PackDirectory>> {
+        let open = self.open.get(&id).map(|(directory, _)| Arc::clone(directory));
+        open.or_else(|| self.cached(id).map(Arc::new))
+    }
+
     /// Keeps a copy of the last bytes of a pack. Without it they would be fetched when they are needed: errors are no loss.
     pub fn keep(&self, id: PackId, pack_len: u64, tail: &[u8]) {
         self.write(&id.to_string(), &[&pack_len.to_le_bytes(), tail]);

@@ -1,11 +1,9 @@
-//! Owns the records of collections: which packs imports leave behind.
+//! Owns the records of collections: what they condemn, and which packs imports leave behind.
 //!
-//! Always: a hint; a record that cannot be read counts as none. Never: what nothing else would be lost by.
-
-use std::collections::HashSet;
+//! Always: a record is put once, under a random name. Never: changed.
 
 use cryostore_format::collection::CollectionRecord;
-use cryostore_format::{CollectionId, PackId, limits as format_limits};
+use cryostore_format::{CollectionId, limits as format_limits};
 
 use super::Repository;
 use crate::env::{random_id, timestamp};
@@ -13,12 +11,9 @@ use crate::error::{Error, Kind, Result};
 
 const PREFIX: &str = "gc";
 
-/// True for names of such records.
-pub(crate) fn is_collection(name: &str) -> bool {
-    let id = name
-        .strip_prefix(PREFIX)
-        .and_then(|rest| rest.strip_prefix('/'));
-    id.is_some_and(|id| id.parse::<CollectionId>().is_ok())
+/// The record with this name; none if it is no name of one.
+pub(crate) fn collection_of(name: &str) -> Option<CollectionId> {
+    name.strip_prefix(PREFIX)?.strip_prefix('/')?.parse().ok()
 }
 
 impl Repository {
@@ -33,30 +28,32 @@ impl Repository {
             });
             (name, record)
         };
-        let found = names.filter(|name| is_collection(name)).map(read);
+        let found = names.filter(|name| collection_of(name).is_some()).map(read);
         // Removed since it was listed.
         let gone = |(_, record): &(String, Result<CollectionRecord>)| matches!(record, Err(e) if e.kind() == Kind::NotFound);
         Ok(found.filter(|found| !gone(found)).collect())
     }
 
-    /// Packs that no import is to refer to again.
-    pub(crate) fn packs_to_leave(&self) -> Result<HashSet<PackId>> {
-        let records = self.collections()?.into_iter();
-        let leave = records.filter_map(|(_, record)| Some(record.ok()?.leave));
-        Ok(leave.flatten().collect())
-    }
-
-    /// Puts a record.
-    pub(crate) fn put_collection(&self, leave: Vec<PackId>) -> Result<()> {
+    /// Puts a record of what `fill` puts in.
+    pub(crate) fn put_collection(&self, fill: impl FnOnce(&mut CollectionRecord)) -> Result<CollectionId> {
         let id = CollectionId::from_bytes(random_id(self.env()));
-        let record = CollectionRecord {
+        let mut record = CollectionRecord {
             id,
             created: timestamp(self.env()),
-            leave,
+            condemned: Vec::new(),
+            given_up: Vec::new(),
+            leave: Vec::new(),
         };
+        fill(&mut record);
         let bytes = record
             .encode()
             .map_err(|e| Error::new(Kind::Internal, "a collection record").because(e))?;
-        self.store().create(&format!("{PREFIX}/{id}"), bytes)
+        self.store().create(&collection_name(id), bytes)?;
+        Ok(id)
     }
+}
+
+/// Name of a record's object.
+pub(crate) fn collection_name(id: CollectionId) -> String {
+    format!("{PREFIX}/{id}")
 }

@@ -1,17 +1,9 @@
 //! Owns the commit: one conditional put, last.
 //!
-//! Where a crash (C) or a race can fall, and why nothing is lost:
+//! `format-spec/spec/protocol.md` numbers where a crash or a race can fall and argues why nothing is lost. Here: W6, and what revokes a session.
 //!
-//! 1. C before the session's record: nothing was put.
-//! 2. C after the record, before or between packs: objects that nothing refers to; a collector ends the dead session and removes them.
-//! 3. C after the packs, before the index segment: as 2; the index never knew of them.
-//! 4. C after the segment, before the manifest: as 2. The segment is a hint; who follows it looks whether the pack exists.
-//! 5. C after the manifest, before the snapshot record: as 2.
-//! 6. C during the put of the record: the store has it whole or not at all.
-//! 7. C after the record: committed. The session's record is left; a collector finds the snapshot at the place and only removes the record.
-//! 8. The reply of the put is lost: [`Repository::commit`] reads the place back and knows its own session in it. If nothing is
-//!    there, it takes the place with a tombstone before it reports a failure, so that a late put finds the place taken.
-//! 9. A collector ends the session while it works: the tombstone is at the place, the commit loses and says so.
+//! Always: after a commit whose reply is not clear the place is read; if nothing is there, it is taken by a tombstone before a failure is reported, so that a late put finds the
+//! place taken. What cannot be settled leaves the session's record, so that nothing is freed and a collection settles it. Never: a record in the place of a tombstone.
 
 use cryostore_format::SessionId;
 use cryostore_format::limits as format_limits;
@@ -41,10 +33,14 @@ impl Repository {
                 .hint("use fewer or shorter labels and attachments")
         })?;
         let len = bytes.len() as u64;
+        session.set_unsettled(true);
         let Err(failed) = self.store().create(&place_name(place), bytes) else {
+            session.set_unsettled(false);
             return Ok(len);
         };
-        match self.settle(place, session.id(), &failed)? {
+        let settled = self.settle(place, session.id(), &failed)?;
+        session.set_unsettled(false);
+        match settled {
             Entry::Snapshot(found) if found.session == session.id() => Ok(len),
             Entry::Snapshot(_) => Err(Error::new(
                 Kind::Internal,
@@ -77,6 +73,22 @@ impl Repository {
             .ok_or_else(|| Error::new(Kind::Unavailable, format!("{} vanished", place_name(place))))
     }
 
+    /// Settles at a session's own place that what it did counts: false if the session was revoked before.
+    pub(super) fn conclude(&self, session: &Session<'_>, place: Place) -> Result<bool> {
+        session.set_unsettled(true);
+        self.bury(place, Some(session.id()), DONE)?;
+        let found = self.entry(place)?;
+        session.set_unsettled(false);
+        match found {
+            Some(Entry::Tombstone(tombstone)) if tombstone.reason == DONE => {
+                // What it was for is over; the session's record, which is there still, can be revoked at no cost.
+                self.store().delete(&place_name(place))?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// Takes a place with a tombstone, unless there is something already.
     pub(super) fn bury(
         &self,
@@ -91,8 +103,8 @@ impl Repository {
         }
     }
 
-    /// Replaces a snapshot by a tombstone: it is deleted.
-    pub(super) fn erase(&self, place: Place) -> Result<()> {
+    /// Replaces a snapshot's record by a tombstone: a collection frees it.
+    pub(crate) fn give_up(&self, place: Place) -> Result<()> {
         let bytes = self.tombstone(place, None, "deleted")?;
         self.store().replace(&place_name(place), bytes)
     }
@@ -119,7 +131,7 @@ impl Repository {
 
     /// True if it is known that no snapshot is at a place any more.
     pub(crate) fn is_gone(&self, place: Place) -> bool {
-        matches!(self.entry(place), Ok(None | Some(Entry::Tombstone(_))))
+        self.is_deleted(place) || matches!(self.entry(place), Ok(None | Some(Entry::Tombstone(_))))
     }
 
     /// What is at a place, if anything is.
@@ -135,4 +147,5 @@ impl Repository {
     }
 }
 
+const DONE: &str = "done";
 const GAVE_UP: &str = "the commit failed";

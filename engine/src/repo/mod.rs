@@ -5,6 +5,7 @@
 mod collections;
 mod commit;
 mod manifests;
+mod marks;
 mod session;
 mod snapshots;
 
@@ -19,11 +20,13 @@ use crate::error::{Error, Kind, Result};
 use crate::memory::Memory;
 use crate::store::Store;
 
-pub(crate) use collections::is_collection;
-pub(crate) use manifests::manifest_ids;
-pub use manifests::manifest_name;
-pub use session::{LiveSession, Session};
-pub(crate) use snapshots::place_of;
+pub(crate) use collections::{collection_name, collection_of};
+pub use manifests::{ManifestName, manifest_name};
+pub(crate) use manifests::REWRITTEN;
+pub(crate) use marks::{deleted_place, deletion_name, pinned_by};
+pub(crate) use session::Renewing;
+pub use session::{LiveSession, Session, Terms};
+pub(crate) use snapshots::{place_name, place_of};
 pub use snapshots::{Filter, SnapshotList, snapshot_name};
 
 /// A repository that is open.

@@ -1,19 +1,25 @@
-//! Owns sessions: who is at work, as far as others must know.
+//! Owns sessions: who is at work, as far as others must know, and what a session has to keep to (`format-spec/spec/protocol.md`, W1 to W7).
 //!
-//! Always: an import, or an optimization, and a collection never work at once. Each puts its own record first and looks for the other's then, so at least the one that
-//! put its record later sees the other and gives way (both may; nothing is lost by that). Never: decides by clock or host that a session is dead.
-//! What is decided here is only what the kernel proves: the owner of a session on this node holds a file lock.
+//! Always: the record is there before a session looks at anything, and names the collections whose word it keeps; it goes only when it is known what became of
+//! the commit. Never: decides by a clock of others or by a host name that a session is dead. What is decided here is only what the kernel proves: the owner of a session on this
+//! node holds a file lock.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use cryostore_format::session::{Place, SessionRecord, Work};
-use cryostore_format::{SessionId, limits as format_limits};
+use cryostore_format::session::{Place, SessionPrefix, SessionRecord, Work};
+use cryostore_format::{PackId, SessionId, limits as format_limits};
 
 use super::Repository;
 use crate::env::{random_id, timestamp};
 use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::monitor::{Monitor, Phase};
 
 const PREFIX: &str = "sessions";
 
@@ -21,11 +27,52 @@ fn object_name(id: SessionId) -> String {
     format!("{PREFIX}/{id}")
 }
 
-/// A session of this process. Dropped, it ends: its record is removed.
+/// What a session keeps to, known when it starts.
+#[derive(Debug, Default)]
+pub struct Terms {
+    prefix: Option<SessionPrefix>,
+    condemned: HashSet<PackId>,
+    given_up: HashSet<Place>,
+    leave: HashSet<PackId>,
+}
+
+impl Terms {
+    /// True for a pack that must not be referred to.
+    #[must_use]
+    pub fn condemns(&self, pack: PackId) -> bool {
+        self.condemned.contains(&pack)
+    }
+
+    /// True for a snapshot that cannot be brought back.
+    #[must_use]
+    pub fn gives_up(&self, place: Place) -> bool {
+        self.given_up.contains(&place)
+    }
+
+    /// Packs that are not referred to anew, if it can be helped.
+    #[must_use]
+    pub const fn leave(&self) -> &HashSet<PackId> {
+        &self.leave
+    }
+
+    /// A name for an object of this session.
+    #[must_use]
+    pub fn new_id(&self, env: &dyn crate::env::Env) -> [u8; 16] {
+        let random = random_id(env);
+        self.prefix.map_or(random, |prefix| prefix.with(&random))
+    }
+}
+
+/// A session of this process. Dropped, it ends: its record is removed, unless it is not known what became of its commit.
 #[derive(Debug)]
 pub struct Session<'r> {
     repo: &'r Repository,
-    record: SessionRecord,
+    record: Mutex<SessionRecord>,
+    id: SessionId,
+    place: Option<Place>,
+    terms: Arc<Terms>,
+    renewed: Mutex<Duration>,
+    unsettled: AtomicBool,
     lock: Option<(File, PathBuf)>,
 }
 
@@ -39,61 +86,159 @@ pub struct LiveSession {
 }
 
 impl<'r> Session<'r> {
-    /// Puts the record, then looks for sessions that exclude this one.
+    /// W1 to W3: puts the record, reads the collections that are there, and names them.
     pub fn start(repo: &'r Repository, work: Work, place: Option<Place>) -> Result<Self> {
+        let mut session = Self::create(repo, work, place)?;
+        let mut terms = Terms {
+            prefix: Some(SessionPrefix::of(session.id)),
+            ..Terms::default()
+        };
+        let mut named = Vec::new();
+        for (name, record) in repo.collections()? {
+            let record = record.map_err(|e| {
+                e.at(name).hint("nothing was done. What this record condemned is not known; when no `cryostore gc` is at work anywhere, remove the object, then run `cryostore gc`")
+            })?;
+            if record.condemned.len() + record.given_up.len() > 0 {
+                named.push(record.id);
+            }
+            terms.condemned.extend(record.condemned);
+            terms.given_up.extend(record.given_up);
+            terms.leave.extend(record.leave);
+        }
+        session.terms = Arc::new(terms);
+        if !named.is_empty() {
+            session.replace_record(|record| record.collections = named)?;
+        }
+        Ok(session)
+    }
+
+    /// The session of a reader, which names nothing: while it is there, nothing is freed. None where it cannot be put: reading needs no right to write.
+    pub fn read(repo: &'r Repository) -> Option<Self> {
+        let session = Self::create(repo, Work::Read, None);
+        session
+            .inspect_err(|e| tracing::debug!("read without a session: {e}"))
+            .ok()
+    }
+
+    fn create(repo: &'r Repository, work: Work, place: Option<Place>) -> Result<Self> {
         let id = SessionId::from_bytes(random_id(repo.env()));
         let record = SessionRecord {
             id,
             work,
             place,
+            collections: Vec::new(),
             started: timestamp(repo.env()),
             renewals: 0,
             owner: repo.env().owner(),
         };
-        let lock = repo.lock_session(id);
-        let bytes = record
-            .encode()
-            .map_err(|e| Error::new(Kind::Internal, "a session record").because(e))?;
+        let bytes = encode(&record)?;
         // From here on the record is removed when this goes, also when the put fails: it may have been done all the same.
-        let session = Self { repo, record, lock };
+        let session = Self {
+            repo,
+            record: Mutex::new(record),
+            id,
+            place,
+            terms: Arc::default(),
+            renewed: Mutex::new(repo.env().elapsed()),
+            unsettled: AtomicBool::new(false),
+            lock: repo.lock_session(id),
+        };
         repo.store().create(&object_name(id), bytes)?;
-        if work == Work::Collect {
-            // A collection looks for itself: it may end sessions.
-            return Ok(session);
-        }
-        let collects = |other: &LiveSession| other.record.work == Work::Collect && !other.dead;
-        if let Some(other) = repo.sessions()?.into_iter().find(collects) {
-            return Err(Error::new(Kind::Conflict, format!(
-                "garbage is being collected by {} (session {}, since {})",
-                other.record.owner, other.record.id, other.record.started
-            ))
-            .hint("try again when it is done; if its process is gone, `cryostore gc --end-session ID` ends the session"));
-        }
         Ok(session)
     }
 
     /// Its name.
     #[must_use]
-    pub fn id(&self) -> SessionId {
-        self.record.id
+    pub const fn id(&self) -> SessionId {
+        self.id
     }
 
     /// Where it commits.
     #[must_use]
-    pub fn place(&self) -> Option<Place> {
-        self.record.place
+    pub const fn place(&self) -> Option<Place> {
+        self.place
     }
+
+    /// What it keeps to.
+    #[must_use]
+    pub fn terms(&self) -> Arc<Terms> {
+        Arc::clone(&self.terms)
+    }
+
+    /// W5, called whenever the work has made progress: says so now and then. A failure is no reason to stop.
+    pub fn renew(&self) {
+        let now = self.repo.env().elapsed();
+        {
+            let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+            if now.saturating_sub(*renewed) < limits::RENEW_EVERY {
+                return;
+            }
+            *renewed = now;
+        }
+        if let Err(e) = self.replace_record(|record| record.renewals += 1) {
+            tracing::debug!("session {}: {e}", self.id);
+        }
+    }
+
+    fn replace_record(&self, change: impl FnOnce(&mut SessionRecord)) -> Result<()> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut record);
+        self.repo
+            .store()
+            .replace(&object_name(self.id), encode(&record)?)
+    }
+
+    /// While this is set, it is not known what is at its place: its record stays.
+    pub(super) fn set_unsettled(&self, unsettled: bool) {
+        self.unsettled.store(unsettled, Ordering::SeqCst);
+    }
+}
+
+fn encode(record: &SessionRecord) -> Result<Vec<u8>> {
+    let encoded = record.encode();
+    encoded.map_err(|e| Error::new(Kind::Internal, "a session record").because(e))
 }
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        // A record that stays because the store fails right now is what a killed process leaves: a collector ends it.
-        if let Err(e) = self.repo.store().delete(&object_name(self.record.id)) {
-            tracing::warn!("session {} could not be ended: {e}", self.record.id);
+        if self.unsettled.load(Ordering::SeqCst) {
+            tracing::warn!("session {} is left: what became of its commit is not known; `cryostore gc` will settle it", self.id);
+        } else if let Err(e) = self.repo.store().delete(&object_name(self.id)) {
+            // A record that stays because the store fails right now is what a killed process leaves: a collector ends it.
+            tracing::warn!("session {} could not be ended: {e}", self.id);
         }
-        if let Some((_, path)) = &self.lock {
+        if let Some((_, path)) = &self.lock
+            && !self.unsettled.load(Ordering::SeqCst)
+        {
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+/// Watches for another monitor, and renews a session whenever the work goes on.
+pub(crate) struct Renewing<'a> {
+    session: Option<&'a Session<'a>>,
+    inner: &'a dyn Monitor,
+}
+
+impl<'a> Renewing<'a> {
+    pub(crate) const fn new(session: Option<&'a Session<'a>>, inner: &'a dyn Monitor) -> Self {
+        Self { session, inner }
+    }
+}
+
+impl Monitor for Renewing<'_> {
+    fn progress(&self, phase: Phase, done: u64, total: Option<u64>) {
+        if let Some(session) = self.session {
+            session.renew();
+        }
+        self.inner.progress(phase, done, total);
+    }
+    fn warning(&self, text: &str) {
+        self.inner.warning(text);
+    }
+    fn stop(&self) -> bool {
+        self.inner.stop()
     }
 }
 

@@ -1,12 +1,16 @@
-//! Owns the list of snapshots: reading, filtering, finding one by a few characters, deleting.
+//! Owns the list of snapshots: reading, filtering, finding one by a few characters.
 //!
-//! Always: a record is believed only if it says the same place as its name. Damaged records are named and hide no others. Never: hides a snapshot.
+//! Always: a record is believed only if it says the same place as its name. Damaged records are named and hide no others. Never: hides a snapshot that was not deleted.
 
+use std::collections::HashSet;
+
+use cryostore_format::mark::Mark;
 use cryostore_format::session::Place;
 use cryostore_format::snapshot::{Entry, SnapshotRecord, Tombstone};
 use cryostore_format::{Lineage, SnapshotId, limits as format_limits};
 
 use super::Repository;
+use super::marks::deleted_place;
 use crate::error::{Error, Kind, Result};
 
 pub(crate) const PREFIX: &str = "snapshots";
@@ -16,13 +20,10 @@ const SHORT: usize = 8;
 /// Name of a snapshot's object.
 #[must_use]
 pub fn snapshot_name(record: &SnapshotRecord) -> String {
-    place_name(Place {
-        lineage: record.lineage,
-        snapshot: record.id,
-    })
+    place_name(Place::of(record))
 }
 
-pub(super) fn place_name(place: Place) -> String {
+pub(crate) fn place_name(place: Place) -> String {
     format!("{PREFIX}/{}/{}", place.lineage, place.snapshot)
 }
 
@@ -90,8 +91,12 @@ fn created(record: &SnapshotRecord) -> jiff::Timestamp {
 /// The snapshots of a repository.
 #[derive(Debug, Default)]
 pub struct SnapshotList {
-    /// Newest first.
+    /// Those that are there, newest first.
     pub snapshots: Vec<SnapshotRecord>,
+    /// Those that were deleted and can be brought back, and their marks as far as they can be read; only where they were asked for.
+    pub deleted: Vec<(SnapshotRecord, Option<Mark>)>,
+    /// Deleted ones whose records cannot be read.
+    pub damaged_deleted: Vec<Place>,
     /// Objects that could not be read, and why.
     pub damaged: Vec<(String, Error)>,
     /// Places where no snapshot can ever be, and why.
@@ -186,45 +191,51 @@ impl SnapshotList {
 }
 
 impl Repository {
-    /// Reads all snapshot records.
+    /// Reads the records of all snapshots that are there.
     pub fn snapshots(&self) -> Result<SnapshotList> {
-        self.read_snapshots(PREFIX)
+        self.read_snapshots(PREFIX, false)
     }
 
     /// Reads the snapshot records of one container.
     pub fn snapshots_of(&self, lineage: Lineage) -> Result<SnapshotList> {
-        self.read_snapshots(&format!("{PREFIX}/{lineage}"))
+        self.read_snapshots(&format!("{PREFIX}/{lineage}"), false)
     }
 
-    fn read_snapshots(&self, prefix: &str) -> Result<SnapshotList> {
+    /// The same as [`Self::snapshots`], and the deleted ones that no collection has freed.
+    pub fn snapshots_and_deleted(&self) -> Result<SnapshotList> {
+        self.read_snapshots(PREFIX, true)
+    }
+
+    fn read_snapshots(&self, prefix: &str, deleted_too: bool) -> Result<SnapshotList> {
         let mut out = SnapshotList::default();
-        for object in self.store().list(prefix)? {
+        let objects = self.store().list(prefix)?;
+        let deleted: HashSet<Place> = objects
+            .iter()
+            .filter_map(|object| deleted_place(&object.name))
+            .collect();
+        for object in objects {
             let Some(place) = place_of(&object.name) else {
                 continue;
             };
-            let entry = self
-                .store()
-                .get(&object.name, format_limits::RECORD_MAX)
-                .and_then(|bytes| {
-                    Entry::decode(&bytes).map_err(|e| Error::stored(&object.name, e))
-                });
-            match entry {
+            let is_deleted = deleted.contains(&place);
+            if is_deleted && !deleted_too {
+                continue;
+            }
+            match self.checked_entry(place) {
                 Ok(Entry::Tombstone(tombstone)) => out.tombstones.push((place, tombstone)),
-                Ok(Entry::Snapshot(record))
-                    if record.id == place.snapshot && record.lineage == place.lineage =>
-                {
-                    out.snapshots.push(*record);
+                Ok(Entry::Snapshot(record)) if is_deleted => {
+                    let mark = self.deletion(place);
+                    // Removed since it was listed: brought back.
+                    if matches!(&mark, Err(e) if e.kind() == Kind::NotFound) {
+                        out.snapshots.push(*record);
+                    } else {
+                        out.deleted.push((*record, mark.ok()));
+                    }
                 }
-                Ok(Entry::Snapshot(record)) => out.damaged.push((
-                    object.name,
-                    Error::new(
-                        Kind::Corrupt,
-                        format!("it is the record of snapshot {}", record.id),
-                    )
-                    .hint("somebody moved it; put it back under its own name"),
-                )),
+                Ok(Entry::Snapshot(record)) => out.snapshots.push(*record),
                 // Removed since it was listed.
                 Err(e) if e.kind() == Kind::NotFound => {}
+                Err(_) if is_deleted => out.damaged_deleted.push(place),
                 Err(e) => out.damaged.push((object.name, e)),
             }
         }
@@ -232,61 +243,20 @@ impl Repository {
         Ok(out)
     }
 
-    /// Deletes snapshots. All are looked at before the first goes; one that another needs, and that is not deleted too, is a conflict.
-    pub fn delete(&self, wanted: &[SnapshotId]) -> Result<()> {
-        self.require(cryostore_format::repository::Role::Write)?;
-        let list = self.snapshots()?;
-        for record in &list.snapshots {
-            if let Some(needed) = record.requires
-                && wanted.contains(&needed)
-                && !wanted.contains(&record.id)
-            {
-                return Err(Error::new(
-                    Kind::Conflict,
-                    format!(
-                        "snapshot {} needs {needed}: CRIU left pages in its parent directory",
-                        record.id
-                    ),
-                )
-                .hint(format!("delete {} too, or first", record.id)));
-            }
+    /// What is at a place. A record is believed only if it says the same place as its name.
+    pub(crate) fn checked_entry(&self, place: Place) -> Result<Entry> {
+        let name = place_name(place);
+        let bytes = self.store().get(&name, format_limits::RECORD_MAX)?;
+        let entry = Entry::decode(&bytes).map_err(|e| Error::stored(&name, e))?;
+        match &entry {
+            Entry::Snapshot(record) if Place::of(record) != place => Err(Error::new(
+                Kind::Corrupt,
+                format!("it is the record of snapshot {}", record.id),
+            )
+            .hint("somebody moved it; put it back under its own name")),
+            _ => Ok(entry),
         }
-        // Who needs others goes before what it needs: a crash between leaves no snapshot without its pages.
-        let mut records: Vec<_> = list
-            .snapshots
-            .iter()
-            .filter(|record| wanted.contains(&record.id))
-            .collect();
-        records.sort_by_key(|record| depth(record, &list));
-        for record in records.iter().rev() {
-            self.erase(Place {
-                lineage: record.lineage,
-                snapshot: record.id,
-            })?;
-        }
-        // Of a damaged record only the place is known; without this it would keep everything from being collected.
-        for place in list.damaged.iter().filter_map(|(name, _)| place_of(name)) {
-            if wanted.contains(&place.snapshot) {
-                self.erase(place)?;
-            }
-        }
-        Ok(())
     }
-}
-
-/// How many snapshots a snapshot needs, one after the other.
-fn depth(record: &SnapshotRecord, list: &SnapshotList) -> usize {
-    let mut depth = 0;
-    let mut next = record.requires;
-    while let Some(id) = next.filter(|_| depth < list.snapshots.len()) {
-        depth += 1;
-        next = list
-            .snapshots
-            .iter()
-            .find(|record| record.id == id)
-            .and_then(|record| record.requires);
-    }
-    depth
 }
 
 #[cfg(test)]

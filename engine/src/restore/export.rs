@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use cryostore_format::manifest::{Body, Manifest, zeros_mark};
 use cryostore_format::recipe::{FrameRef, Slice};
 use cryostore_format::snapshot::SnapshotRecord;
-use cryostore_format::{ChunkHash, Digest, ManifestId};
+use cryostore_format::{ChunkHash, Digest};
 
 use super::decode::{Derived, decode_window, fetch};
 use super::plan::{Plan, Window};
@@ -22,7 +22,7 @@ use crate::limits;
 use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack::KeptFrames;
 use crate::pack::reading::{Fetched, Reading, frame_hashes};
-use crate::repo::Repository;
+use crate::repo::{ManifestName, Renewing, Repository, Session};
 
 /// Where an archive goes.
 pub enum Output<'o> {
@@ -64,7 +64,10 @@ pub fn export(
     output: Output<'_>,
     monitor: &dyn Monitor,
 ) -> Result<ExportStats> {
-    let (id, manifest) = repo.named_manifest(snapshot)?;
+    // While this is there, no collection frees anything.
+    let session = Session::read(repo);
+    let monitor = &Renewing::new(session.as_ref(), monitor);
+    let (name, manifest) = repo.named_manifest(snapshot)?;
     match output {
         Output::Stream(stream) => {
             let write = |window: &Window, bytes: Option<&[u8]>| match bytes {
@@ -72,25 +75,25 @@ pub fn export(
                 None => write_zeros(stream, window.len),
             };
             let done = run(repo, snapshot, &manifest, monitor, write);
-            let stats = done.map_err(|e| explain(repo, snapshot, id, e))?;
+            let stats = done.map_err(|e| explain(repo, snapshot, name, e))?;
             stream
                 .flush()
                 .map_err(|e| Error::io("writing the archive", e))?;
             Ok(stats)
         }
         Output::File { path, sync } => to_file(repo, snapshot, &manifest, &path, sync, monitor)
-            .map_err(|e| explain(repo, snapshot, id, e)),
+            .map_err(|e| explain(repo, snapshot, name, e)),
     }
 }
 
-/// Of a snapshot that was rewritten since its manifest, called `id`, was read, a collection may have removed what it needed before.
+/// Of a snapshot that was rewritten since its manifest, called `name`, was read, a collection may have removed what it needed before.
 pub(super) fn explain(
     repo: &Repository,
     snapshot: &SnapshotRecord,
-    id: ManifestId,
+    name: ManifestName,
     e: Error,
 ) -> Error {
-    let rewritten = || matches!(repo.first_manifest(snapshot), Ok((now, _)) if now != id);
+    let rewritten = || matches!(repo.first_manifest(snapshot), Ok((now, _)) if now != name);
     if e.kind() != Kind::Corrupt || !rewritten() {
         return e;
     }

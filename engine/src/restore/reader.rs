@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::pack::KeptFrames;
 use crate::pack::reading::Fetched;
-use crate::repo::Repository;
+use crate::repo::{Repository, Session};
 
 /// Where a page is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,8 @@ type Slices = Arc<Vec<(u64, Slice)>>;
 #[derive(Debug)]
 pub struct CheckpointReader<'r> {
     repo: &'r Repository,
+    /// While it is there, no collection frees anything.
+    session: Option<Session<'r>>,
     manifest: Manifest,
     /// Where each piece of the layout begins in the archive, and its literal bytes in stream 0.
     starts: Vec<(u64, u64)>,
@@ -47,6 +49,7 @@ pub struct CheckpointReader<'r> {
 impl<'r> CheckpointReader<'r> {
     /// Reads the manifest.
     pub fn open(repo: &'r Repository, snapshot: &SnapshotRecord) -> Result<Self> {
+        let session = Session::read(repo);
         let manifest = repo.manifest(snapshot)?;
         let mut starts = Vec::with_capacity(manifest.layout.pieces.len());
         let (mut at, mut literal) = (0, 0);
@@ -61,6 +64,7 @@ impl<'r> CheckpointReader<'r> {
         }
         Ok(Self {
             repo,
+            session,
             manifest,
             starts,
             slices: Mutex::default(),
@@ -99,6 +103,7 @@ impl<'r> CheckpointReader<'r> {
 
     /// Reads the archive from `offset` on; fewer bytes than `out` has come at its end only.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<usize> {
+        self.session.iter().for_each(Session::renew);
         let end = offset.saturating_add(out.len() as u64).min(self.len());
         let mut at = offset;
         let mut parts = Vec::new();

@@ -18,7 +18,7 @@ use super::export::{explain, run};
 use crate::archive::tar::{EntryType, Member, Span, TarReader};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Monitor;
-use crate::repo::Repository;
+use crate::repo::{Renewing, Repository, Session};
 
 /// What was unpacked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,7 +58,10 @@ pub fn unpack(
         .suffix(".part")
         .tempdir_in(above)
         .map_err(failed)?;
-    let (id, manifest) = repo.named_manifest(snapshot)?;
+    // While this is there, no collection frees anything.
+    let session = Session::read(repo);
+    let monitor = &Renewing::new(session.as_ref(), monitor);
+    let (name, manifest) = repo.named_manifest(snapshot)?;
     let mut unpacker = Unpacker::new(part.path());
     run(
         repo,
@@ -70,7 +73,7 @@ pub fn unpack(
             None => unpacker.push(&vec![0; window.len]),
         },
     )
-    .map_err(|e| refused(explain(repo, snapshot, id, e)))?;
+    .map_err(|e| refused(explain(repo, snapshot, name, e)))?;
     let stats = unpacker.finish().map_err(|e| refused(failed(e)))?;
     fs::rename(part.path(), dir).map_err(failed)?;
     // It has another name now: there is nothing left to remove.

@@ -243,6 +243,20 @@ impl Store {
         Ok(out)
     }
 
+    /// What is right below the repository's root: objects, and the names of directories.
+    pub fn list_here(&self) -> Result<(Vec<Listed>, Vec<String>)> {
+        let found = self
+            .bridge
+            .wait(self.objects.list_with_delimiter(None))
+            .map_err(|e| self.error("listing", "the root", e))?;
+        let objects = found.objects.into_iter().map(|meta| Listed {
+            name: meta.location.to_string(),
+            len: meta.size,
+        });
+        let directories = found.common_prefixes.iter().map(ToString::to_string);
+        Ok((objects.collect(), directories.collect()))
+    }
+
     /// What writes that were cut off have left in a local store: `NAME#N` beside the objects. They are in no list and nothing reads them.
     pub fn leftovers(&self) -> Result<Vec<Listed>> {
         let mut out = Vec::new();

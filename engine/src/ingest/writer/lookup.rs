@@ -164,10 +164,14 @@ impl<'r> Writer<'r> {
         }
     }
 
-    /// True if the store has the pack, with the length that its directory says: one that was cut or emptied is not referred to again.
+    /// True if the store has the pack, with the length that its directory says, and no collection condemns it: what is not so is not referred to again.
     pub(super) fn pack_is_whole(&mut self, pack: PackId) -> bool {
         if let Some(exists) = self.exists.get(&pack) {
             return *exists;
+        }
+        if self.terms.condemns(pack) {
+            self.exists.insert(pack, false);
+            return false;
         }
         let Some(directory) = self.directory(pack) else {
             return false;

@@ -31,7 +31,7 @@ use crate::ingest::stream::{Addresses, Cut, OpenStream, StreamSpec};
 use crate::limits;
 use crate::monitor::Monitor;
 use crate::pack::directories::{Directories, PackDirectory};
-use crate::repo::Repository;
+use crate::repo::{Repository, Terms};
 
 /// Where a chunk was found.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +53,8 @@ enum Found {
 pub(super) struct Writer<'r> {
     repo: &'r Repository,
     monitor: &'r dyn Monitor,
+    /// No pack that they condemn is referred to.
+    terms: Arc<Terms>,
     base: Option<&'r Base>,
     base_pieces: Option<HashMap<ChunkId, BaseChunk>>,
     base_deltas: Option<HashMap<ChunkId, BaseChunk>>,
@@ -148,15 +150,11 @@ fn count(class: &mut ClassCount, pages: u64, bytes: u64) {
 
 /// Packs that are not referred to anew; and those of the base, by number, of which nothing is kept.
 fn packs_to_leave(
-    repo: &Repository,
+    terms: &Terms,
     base: Option<&Base>,
     deltas: Option<&(Arc<Manifest>, Step)>,
-    monitor: &dyn Monitor,
 ) -> (HashSet<PackId>, HashSet<u32>) {
-    let mut left = repo.packs_to_leave().unwrap_or_else(|e| {
-        monitor.warning(&format!("sparse packs are not left behind: {e}"));
-        HashSet::new()
-    });
+    let mut left = terms.leave().clone();
     let Some(base) = base else {
         return (left, HashSet::new());
     };
@@ -175,6 +173,7 @@ fn packs_to_leave(
 impl<'r> Writer<'r> {
     pub(super) fn new(
         repo: &'r Repository,
+        terms: Arc<Terms>,
         base: Option<&'r Base>,
         deltas: bool,
         monitor: &'r dyn Monitor,
@@ -182,7 +181,7 @@ impl<'r> Writer<'r> {
         let delta_base = base
             .filter(|base| deltas && base.manifest.deltas.run_count() <= limits::DELTA_RUNS)
             .map(|base| (Arc::clone(&base.manifest), Step::after(&base.manifest)));
-        let (left, left_behind) = packs_to_leave(repo, base, delta_base.as_ref(), monitor);
+        let (left, left_behind) = packs_to_leave(&terms, base, delta_base.as_ref());
         let sink_base = delta_base.as_ref().map(|(base, _)| Arc::clone(base));
         Self {
             repo,
@@ -197,7 +196,8 @@ impl<'r> Writer<'r> {
                 Index::start_opening(repo.index_dir(), repo.store().clone(), repo.memory())
             }),
             index_was_empty: None,
-            sink: FrameSink::new(repo, sink_base),
+            sink: FrameSink::new(repo, Arc::clone(&terms), sink_base),
+            terms,
             delta_base,
             changed: false,
             delta_ids: HashMap::new(),
@@ -228,12 +228,16 @@ impl<'r> Writer<'r> {
     }
 
     /// One that finds only its own chunks: all that comes is stored once more.
-    pub(super) fn anew(repo: &'r Repository, monitor: &'r dyn Monitor) -> Self {
+    pub(super) fn anew(
+        repo: &'r Repository,
+        terms: Arc<Terms>,
+        monitor: &'r dyn Monitor,
+    ) -> Self {
         Self {
             anew: true,
             // Until ids of this session go into it.
             index_was_empty: Some(true),
-            ..Self::new(repo, None, false, monitor)
+            ..Self::new(repo, terms, None, false, monitor)
         }
     }
 

@@ -1,0 +1,438 @@
+//! Owns what a collection sees (protocol, C1 to C3): which objects there are, who is at work, and what is needed.
+//!
+//! Always: looks in the order that the protocol's argument needs: index segments, manifests, collection records, packs, then sessions, then pins and snapshots. If a snapshot that is needed cannot be
+//! read, it is an error: what it needs is not known. Never: changes anything, but for sessions that are over.
+
+use std::collections::{HashMap, HashSet};
+
+use cryostore_format::collection::CollectionRecord;
+use cryostore_format::manifest::Manifest;
+use cryostore_format::repository::OBJECT_NAME;
+use cryostore_format::session::Place;
+use cryostore_format::snapshot::{Entry, SnapshotRecord};
+use cryostore_format::{CollectionId, ManifestId, PackId};
+
+use super::GcOptions;
+use super::sessions::{Sessions, look_at_sessions};
+use super::sparse::Uses;
+use crate::error::{Error, Kind, Result};
+use crate::index::segments;
+use crate::limits;
+use crate::monitor::{Monitor, Phase, keep_going};
+use crate::pack;
+use crate::pack::reading::read_tables;
+use crate::repo::{
+    ManifestName, REWRITTEN, Repository, collection_of, deleted_place, deletion_name, pinned_by, place_name,
+    place_of,
+};
+use crate::store::Listed;
+
+/// Names below the root that are ours and that a collection does not touch.
+const OTHERS: [&str; 6] = ["keys", "catalogue", "moves", "damaged", "probe", "sessions"];
+
+/// What there is, and what is needed.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Index segments: bytes, and packs; no packs if it cannot be read.
+    pub(super) segments: HashMap<String, (u64, Option<Vec<PackId>>)>,
+    /// Bytes of each.
+    pub(super) manifests: HashMap<ManifestName, u64>,
+    /// Those of them that took another one's place, by what the record names, in the order of their names.
+    pub(super) rewritten: HashMap<ManifestId, Vec<ManifestName>>,
+    /// Records of earlier collections, and their bytes.
+    pub(super) records: Vec<(CollectionRecord, u64)>,
+    /// Those that are older than any put that is still on its way.
+    pub(super) old_records: HashSet<CollectionId>,
+    /// Bytes of each.
+    pub(super) packs: HashMap<PackId, u64>,
+    pub(super) sessions: Sessions,
+    pub(super) needed_packs: HashSet<PackId>,
+    pub(super) needed_manifests: HashSet<ManifestName>,
+    /// Snapshots that were deleted and whose time is over.
+    pub(super) over: HashMap<Place, Over>,
+    /// Deleted ones that can still be brought back.
+    pub(super) in_grace: u64,
+    /// Places with a record.
+    pub(super) recorded: HashSet<Place>,
+    /// Tombstones that may go, and deletion marks beside nothing: names and bytes.
+    pub(super) leftover_marks: Vec<(String, u64, &'static str)>,
+    /// Bytes of what is not listed above.
+    pub(super) other_bytes: u64,
+    pub(super) foreign: Vec<String>,
+    pub(super) uses: Uses,
+}
+
+/// What a deleted snapshot has.
+#[derive(Debug, Default)]
+pub(super) struct Over {
+    pub(super) manifests: Vec<ManifestName>,
+    /// What they refer to, as far as they can be read.
+    pub(super) packs: Vec<PackId>,
+}
+
+impl Seen {
+    /// The manifests of a snapshot, in the order of their names.
+    fn manifests_of(&self, record: &SnapshotRecord) -> Vec<ManifestName> {
+        let first = ManifestName::first(record.manifest.id);
+        let first = Some(first).filter(|name| self.manifests.contains_key(name));
+        let rewritten = self.rewritten.get(&record.manifest.id);
+        first.into_iter().chain(rewritten.into_iter().flatten().copied()).collect()
+    }
+}
+
+/// What was read and does not change, for the next look.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    records: HashMap<Place, SnapshotRecord>,
+    tombstones: HashSet<Place>,
+    packs: HashMap<ManifestName, Vec<PackId>>,
+}
+
+/// C1 to C3. With `uses`, counts how much of each pack is needed.
+pub(super) fn look(
+    repo: &Repository,
+    options: &GcOptions,
+    known: &mut Known,
+    uses: bool,
+    monitor: &dyn Monitor,
+) -> Result<Seen> {
+    let mut seen = Seen::default();
+    look_at_root(repo, &mut seen)?;
+    look_at_objects(repo, &mut seen)?;
+    if uses {
+        seen.uses = Uses::of(seen.packs.iter().map(|(id, bytes)| (*id, *bytes)));
+    }
+    seen.sessions = look_at_sessions(repo, options)?;
+    mark(repo, options, known, uses, &mut seen, monitor)?;
+    Ok(seen)
+}
+
+fn look_at_root(repo: &Repository, seen: &mut Seen) -> Result<()> {
+    let (objects, directories) = repo.store().list_here()?;
+    for object in objects {
+        if object.name == OBJECT_NAME {
+            seen.other_bytes += object.len;
+        } else {
+            seen.foreign.push(object.name);
+        }
+    }
+    let ours = ["index", "manifests", REWRITTEN, "gc", "packs", "pins", "snapshots"];
+    let is_ours = |name: &String| ours.contains(&name.as_str()) || OTHERS.contains(&name.as_str());
+    let foreign = directories.into_iter().filter(|name| !is_ours(name));
+    seen.foreign.extend(foreign.map(|name| format!("{name}/")));
+    Ok(())
+}
+
+fn look_at_objects(repo: &Repository, seen: &mut Seen) -> Result<()> {
+    // A segment is put after its packs, a manifest too: what is in these lists has its packs in the one below, or they are gone.
+    for object in repo.store().list(segments::PREFIX)? {
+        let id = object.name.strip_prefix("index/").and_then(|id| id.parse().ok());
+        let Some(id) = id else {
+            seen.foreign.push(object.name);
+            continue;
+        };
+        let packs = segments::read(repo.store(), id).ok();
+        let packs = packs.map(|segment| segment.packs.iter().map(|found| found.pack).collect());
+        seen.segments.insert(object.name, (object.len, packs));
+    }
+    for directory in ["manifests", REWRITTEN] {
+        // Sorted by name.
+        sort_in(repo.store().list(directory)?, seen, |seen, object| {
+            let name = ManifestName::of(&object.name)?;
+            seen.manifests.insert(name, object.len);
+            if name.rewrite.is_some() {
+                seen.rewritten.entry(name.first).or_default().push(name);
+            }
+            Some(())
+        });
+    }
+    let listed = repo.store().list("gc")?;
+    let lengths: HashMap<_, _> = listed.iter().map(|o| (o.name.clone(), o.len)).collect();
+    sort_in(listed, seen, |_, object| collection_of(&object.name).map(drop));
+    for (name, record) in repo.collections()? {
+        let len = lengths.get(&name).copied().unwrap_or_default();
+        match record {
+            Ok(record) => {
+                if is_past(repo, &record.created, limits::LATE_PUTS) {
+                    seen.old_records.insert(record.id);
+                }
+                seen.records.push((record, len));
+            }
+            // No session can begin while it is there; what it condemned stays.
+            Err(e) if e.kind() == Kind::Corrupt => return Err(e.at(name).hint(
+                "nothing was removed. When no other `cryostore gc` is at work anywhere, remove the object, then run this again",
+            )),
+            Err(e) => return Err(e),
+        }
+    }
+    sort_in(repo.store().list("packs")?, seen, |seen, object| {
+        seen.packs.insert(pack::id_of(&object.name)?, object.len);
+        Some(())
+    });
+    Ok(())
+}
+
+/// Hands out listed objects; what is not taken is foreign.
+fn sort_in(
+    listed: Vec<Listed>,
+    seen: &mut Seen,
+    mut take: impl FnMut(&mut Seen, &Listed) -> Option<()>,
+) {
+    for object in listed {
+        if take(seen, &object).is_none() {
+            seen.foreign.push(object.name);
+        }
+    }
+}
+
+/// C3.
+fn mark(
+    repo: &Repository,
+    options: &GcOptions,
+    known: &mut Known,
+    uses: bool,
+    seen: &mut Seen,
+    monitor: &dyn Monitor,
+) -> Result<()> {
+    let places = list_places(repo, seen)?;
+    // After the snapshots: who pins looks afterwards whether the snapshot is there, who deletes looks for pins before.
+    let pins: HashSet<_> = repo
+        .store()
+        .list("pins")?
+        .into_iter()
+        .filter_map(|object| {
+            seen.other_bytes += object.len;
+            let id = pinned_by(&object.name);
+            if id.is_none() {
+                seen.foreign.push(object.name);
+            }
+            id
+        })
+        .collect();
+    let (mut needed, mut rest) = (Vec::new(), HashMap::new());
+    for (place, (len, deleted)) in &places {
+        let Some(record) = entry(repo, *place, *len, *deleted, options, known, seen)? else {
+            if deleted.is_some() && !seen.recorded.contains(place) && *len == 0 {
+                let name = deletion_name(*place);
+                let bytes = deleted.unwrap_or_default();
+                seen.leftover_marks.push((name, bytes, "the snapshot is gone"));
+            }
+            continue;
+        };
+        let is_needed = match deleted {
+            None => true,
+            Some(_) => pins.contains(&place.snapshot) || in_grace(repo, *place, options)?,
+        };
+        seen.in_grace += u64::from(is_needed && deleted.is_some());
+        if is_needed {
+            needed.push(record);
+        } else {
+            rest.insert(place.snapshot, record);
+        }
+    }
+    // What another one needs, as CRIU's parent, is needed with it.
+    let mut at = 0;
+    while let Some(record) = needed.get(at) {
+        if let Some(required) = record.requires.and_then(|id| rest.remove(&id)) {
+            seen.in_grace += 1;
+            needed.push(required);
+        }
+        at += 1;
+    }
+    for record in rest.values() {
+        let over = over(repo, record, known, seen);
+        seen.over.insert(Place::of(record), over);
+    }
+    mark_needed(repo, &needed, known, uses, seen, monitor)
+}
+
+fn over(repo: &Repository, record: &SnapshotRecord, known: &mut Known, seen: &Seen) -> Over {
+    let manifests = seen.manifests_of(record);
+    let mut packs = Vec::new();
+    for name in &manifests {
+        let found = known.packs.entry(*name).or_insert_with(|| {
+            let manifest = repo.manifest_at(record, *name);
+            manifest.map(|manifest| manifest.packs).unwrap_or_default()
+        });
+        packs.extend_from_slice(found);
+    }
+    Over { manifests, packs }
+}
+
+/// The places that there are: bytes of the entry (0: there is none), and of the deletion mark.
+fn list_places(repo: &Repository, seen: &mut Seen) -> Result<HashMap<Place, (u64, Option<u64>)>> {
+    let mut places: HashMap<Place, (u64, Option<u64>)> = HashMap::new();
+    for object in repo.store().list("snapshots")? {
+        seen.other_bytes += object.len;
+        if let Some(place) = place_of(&object.name) {
+            places.entry(place).or_default().0 = object.len;
+        } else if let Some(place) = deleted_place(&object.name) {
+            places.entry(place).or_default().1 = Some(object.len);
+        } else {
+            seen.foreign.push(object.name);
+        }
+    }
+    Ok(places)
+}
+
+/// The record at a place, if there is one that can be read. One that cannot, and is not deleted, ends the collection.
+fn entry(
+    repo: &Repository,
+    place: Place,
+    len: u64,
+    deleted: Option<u64>,
+    options: &GcOptions,
+    known: &mut Known,
+    seen: &mut Seen,
+) -> Result<Option<SnapshotRecord>> {
+    if len == 0 || known.tombstones.contains(&place) {
+        return Ok(None);
+    }
+    if let Some(record) = known.records.get(&place) {
+        seen.recorded.insert(place);
+        return Ok(Some(record.clone()));
+    }
+    match repo.checked_entry(place) {
+        Ok(Entry::Snapshot(record)) => {
+            seen.recorded.insert(place);
+            known.records.insert(place, (*record).clone());
+            Ok(Some(*record))
+        }
+        Ok(Entry::Tombstone(tombstone)) => {
+            known.tombstones.insert(place);
+            // That of a session that was ended must outlive every late commit of it: it goes only if its process is proved to be gone. That of a snapshot that was
+            // freed stays for a day.
+            let may_go = match tombstone.session {
+                Some(_) => seen.sessions.proved.contains(&place),
+                None => is_past(repo, &tombstone.created, limits::TOMBSTONE_STAYS),
+            };
+            if may_go {
+                let reason = "the snapshot was deleted, or its import given up";
+                seen.leftover_marks.push((place_name(place), len, reason));
+            }
+            Ok(None)
+        }
+        Err(e) if e.kind() == Kind::NotFound => Ok(None),
+        Err(_) if deleted.is_some() => {
+            seen.recorded.insert(place);
+            if !in_grace(repo, place, options)? {
+                seen.over.insert(place, Over::default());
+            }
+            Ok(None)
+        }
+        Err(e) => {
+            let name = place_name(place);
+            let text = format!("{name} cannot be read, so that it is not known what it needs: {e}");
+            Err(Error::new(e.kind(), text)
+                .hint("nothing was removed; restore the object from a copy, or delete the snapshot by the id in its name"))
+        }
+    }
+}
+
+/// True while a deleted snapshot can be brought back. A mark whose time cannot be read does not count time.
+fn in_grace(repo: &Repository, place: Place, options: &GcOptions) -> Result<bool> {
+    match repo.deletion(place) {
+        Ok(mark) => Ok(!is_past(repo, &mark.created, options.grace)),
+        // Brought back since it was listed.
+        Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Corrupt) => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+/// True if at least so much time has passed since then. For people: no safety rests on it.
+fn is_past(repo: &Repository, created: &str, time: std::time::Duration) -> bool {
+    let Ok(created) = created.parse::<jiff::Timestamp>() else {
+        return true;
+    };
+    let passed = repo.env().now().duration_since(created);
+    passed >= jiff::SignedDuration::try_from(time).unwrap_or(jiff::SignedDuration::MAX)
+}
+
+fn mark_needed(
+    repo: &Repository,
+    needed: &[SnapshotRecord],
+    known: &mut Known,
+    uses: bool,
+    seen: &mut Seen,
+    monitor: &dyn Monitor,
+) -> Result<()> {
+    // The newest of each container come first: what their next imports would store again is counted apart.
+    let mut newest: HashMap<_, &SnapshotRecord> = HashMap::new();
+    for record in needed {
+        let best = newest.entry(record.lineage).or_insert(record);
+        if record.created > best.created {
+            *best = record;
+        }
+    }
+    let is_newest = |record: &&SnapshotRecord| newest[&record.lineage].id == record.id;
+    let (newest, older): (Vec<_>, Vec<_>) = needed.iter().partition(is_newest);
+    let condemned: HashSet<PackId> = seen
+        .records
+        .iter()
+        .flat_map(|(record, _)| record.condemned.iter().copied())
+        .collect();
+    for (done, record) in (0_u64..).zip(newest.iter().chain(&older)) {
+        keep_going(monitor)?;
+        monitor.progress(Phase::Collect, done, Some(needed.len() as u64));
+        mark_one(repo, record, &condemned, known, uses, seen).map_err(|e| {
+            e.hint("nothing was removed; delete the snapshot if it is lost, then collect again")
+        })?;
+        if done + 1 == newest.len() as u64 {
+            seen.uses.end_of_newest();
+        }
+    }
+    Ok(())
+}
+
+/// Marks what a snapshot needs: of one that was rewritten, what the last manifest needs that is whole and not condemned (`repo/manifests.rs`); those before it go.
+fn mark_one(
+    repo: &Repository,
+    record: &SnapshotRecord,
+    condemned: &HashSet<PackId>,
+    known: &mut Known,
+    uses: bool,
+    seen: &mut Seen,
+) -> Result<()> {
+    let there = seen.manifests_of(record);
+    if let [name] = there[..]
+        && !uses
+        && let Some(packs) = known.packs.get(&name)
+    {
+        seen.needed_packs.extend(packs);
+        seen.needed_manifests.insert(name);
+        return Ok(());
+    }
+    let stays = |pack| Ok(seen.packs.contains_key(&pack) && !condemned.contains(&pack));
+    let found = if there.len() > 1 {
+        repo.last_whole(record, &there, stays)?
+    } else {
+        None
+    };
+    let (name, mut manifest) = match found {
+        Some(found) => found,
+        None => repo.first_manifest(record)?,
+    };
+    seen.needed_packs.extend(&manifest.packs);
+    seen.needed_manifests.insert(name);
+    known.packs.insert(name, manifest.packs.clone());
+    // Those after it are not whole, or condemned in part: what they refer to stays while they are there and could become whole.
+    for later in there.iter().skip_while(|other| **other != name).skip(1) {
+        if let Ok(manifest) = repo.manifest_at(record, *later)
+            && is_whole(&manifest, seen)
+        {
+            seen.needed_packs.extend(&manifest.packs);
+            seen.needed_manifests.insert(*later);
+        }
+    }
+    if uses {
+        match read_tables(repo.store(), &mut manifest, repo.key()) {
+            Ok(()) => seen.uses.add(&manifest),
+            Err(_) => seen.uses.add_whole(&manifest),
+        }
+    }
+    Ok(())
+}
+
+fn is_whole(manifest: &Manifest, seen: &Seen) -> bool {
+    manifest.packs.iter().all(|pack| seen.packs.contains_key(pack))
+}

@@ -1,0 +1,224 @@
+//! Owns the removal of what no snapshot needs, beside imports, exports and other collections (`format-spec/spec/protocol.md`, C1 to C6).
+//!
+//! Always: a pack is condemned first, and removed when every session knows that and nothing has come to need it; if a single snapshot that is needed cannot be read, nothing is
+//! removed. Never: decides by a clock that something is safe; the grace time is for people.
+//!
+//! `look` reads, `plan` decides (pure), `apply` removes.
+
+mod leave;
+mod look;
+mod plan;
+mod sessions;
+mod sparse;
+
+use std::time::Duration;
+
+use cryostore_format::CollectionId;
+use cryostore_format::limits as format_limits;
+use cryostore_format::repository::Role;
+use cryostore_format::session::SessionRecord;
+
+use self::look::{Known, Seen, look};
+use self::plan::{Plan, of_place, plan};
+pub use self::sparse::SparsePack;
+use crate::error::Result;
+use crate::index::Index;
+use crate::monitor::{Monitor, Phase, keep_going};
+use crate::pack::{self, directories::Directories};
+use crate::repo::{Repository, deletion_name};
+
+/// How to collect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GcOptions {
+    /// Say what would be removed, remove nothing.
+    pub dry_run: bool,
+    /// How long deleted snapshots can be brought back.
+    pub grace: Duration,
+    /// Sessions to end for good: ids, or their first characters.
+    pub end_sessions: Vec<String>,
+}
+
+/// An object that no snapshot needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Garbage {
+    /// Its name.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Why it is not needed.
+    pub reason: String,
+}
+
+impl Garbage {
+    fn new(name: String, bytes: u64, reason: &str) -> Self {
+        Self {
+            name,
+            bytes,
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+/// What a collection found, and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// What no snapshot needs.
+    pub garbage: Vec<Garbage>,
+    /// True if it was removed.
+    pub removed: bool,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Bytes of what stays.
+    pub kept_bytes: u64,
+    /// What no snapshot needs either, and a later collection removes: sessions are at work that do not know it yet.
+    pub waiting: Vec<Garbage>,
+    /// Those sessions.
+    pub at_work: Vec<SessionRecord>,
+    /// Deleted snapshots that can still be brought back, or that others need: nothing of them is garbage.
+    pub in_grace: u64,
+    /// Sessions that were ended.
+    pub ended_sessions: Vec<String>,
+    /// Objects that are none of ours; they stay. A directory ends with `/`.
+    pub foreign: Vec<String>,
+    /// Packs that imports leave behind from now on.
+    pub leaving: Vec<SparsePack>,
+}
+
+const LEFTOVER: &str = "a write that was cut off left it";
+
+/// Rounds of one collection: the first frees what earlier ones condemned, and condemns; the second frees that, if nobody is at work.
+const ROUNDS: usize = 2;
+
+/// Removes what no snapshot needs.
+pub fn collect(repo: &Repository, options: &GcOptions, monitor: &dyn Monitor) -> Result<GcReport> {
+    repo.require(Role::Collect)?;
+    let mut report = GcReport::default();
+    let mut known = Known::default();
+    for round in 0..ROUNDS {
+        let seen = look(repo, options, &mut known, round == 0, monitor)?;
+        let mut plan = plan(&seen);
+        if round > 0 {
+            // How much is needed of packs was counted once.
+            plan.leaving = std::mem::take(&mut report.leaving);
+        }
+        let at_work = seen.sessions.live.clone();
+        let ended = seen.sessions.ended.iter().map(|(id, _)| id.to_string());
+        report.ended_sessions.extend(ended);
+        if options.dry_run {
+            report.tell(&seen, plan);
+            break;
+        }
+        let condemned = apply(repo, &seen, &plan, round == 0, monitor)?;
+        report.removed = true;
+        report.tell(&seen, plan);
+        report.at_work = at_work;
+        // A record of now is named by no session.
+        if condemned.is_empty() || !report.at_work.is_empty() {
+            break;
+        }
+    }
+    for left in repo.store().leftovers()? {
+        if !options.dry_run {
+            repo.store().remove_leftover(&left.name)?;
+        }
+        report.bytes += left.len;
+        report.garbage.push(Garbage::new(left.name, left.len, LEFTOVER));
+    }
+    Ok(report)
+}
+
+impl GcReport {
+    /// Adds what was seen and done. Of a dry run, what would be condemned counts as removed: it would be, if nobody was at work.
+    fn tell(&mut self, seen: &Seen, plan: Plan) {
+        self.kept_bytes = plan.kept_bytes;
+        self.in_grace = seen.in_grace;
+        self.foreign.clone_from(&seen.foreign);
+        self.leaving = plan.leaving;
+        self.waiting = plan.waiting;
+        for (place, manifests) in &plan.give_up {
+            self.garbage.extend(of_place(seen, *place, manifests));
+        }
+        self.garbage.extend(plan.remove);
+        let condemned = plan.condemn.iter().map(|id| {
+            let bytes = seen.packs.get(id).copied().unwrap_or_default();
+            Garbage::new(pack::object_name(*id), bytes, "no snapshot needs a chunk of it")
+        });
+        if !seen.sessions.live.is_empty() {
+            self.waiting.extend(condemned);
+        } else if !self.removed {
+            self.garbage.extend(condemned);
+            for place in &plan.condemn_places {
+                let manifests = seen.over.get(place).map_or(&[][..], |over| &over.manifests);
+                self.garbage.extend(of_place(seen, *place, manifests));
+            }
+        }
+        self.bytes = self.garbage.iter().map(|garbage| garbage.bytes).sum();
+    }
+}
+
+/// Does what the plan says; the records that it put come back. Snapshots are given up before their manifests go, manifests go before packs: a reader takes the first manifest that a
+/// snapshot has, and must not find its packs gone. A crash between leaves only what the next run finds again.
+fn apply(
+    repo: &Repository,
+    seen: &Seen,
+    plan: &Plan,
+    first: bool,
+    monitor: &dyn Monitor,
+) -> Result<Vec<CollectionId>> {
+    let leaving = &plan.leaving;
+    if first && !leaving.is_empty() && leave::told(seen, leaving).is_none() {
+        repo.put_collection(|record| record.leave = leaving.iter().map(|pack| pack.id).collect())?;
+    }
+    for (place, manifests) in &plan.give_up {
+        repo.give_up(*place)?;
+        for name in manifests {
+            repo.store().delete(&name.object_name())?;
+        }
+        repo.store().delete(&deletion_name(*place))?;
+    }
+    remove(repo, &plan.remove, monitor)?;
+    condemn(repo, plan)
+}
+
+fn remove(repo: &Repository, garbage: &[Garbage], monitor: &dyn Monitor) -> Result<()> {
+    let index = Index::open_without_segments(
+        repo.index_dir().as_deref().filter(|dir| dir.exists()),
+        repo.memory(),
+        monitor,
+    );
+    let mut directories = Directories::new(repo.store().clone(), repo.cache());
+    for (done, object) in (0..).zip(garbage) {
+        keep_going(monitor)?;
+        monitor.progress(Phase::Collect, done, Some(garbage.len() as u64));
+        let pack = pack::id_of(&object.name);
+        let directory = pack.and_then(|id| directories.kept(id));
+        repo.store().delete(&object.name)?;
+        if let Some(id) = pack {
+            let ids = directory.iter().flat_map(|directory| directory.ids());
+            // A stale entry does no harm: whoever follows it looks whether the pack is there.
+            let _ = index.forget(id, &ids.collect::<Vec<_>>());
+            directories.forget(id);
+        }
+    }
+    Ok(())
+}
+
+/// C5.
+fn condemn(repo: &Repository, plan: &Plan) -> Result<Vec<CollectionId>> {
+    let mut packs = plan.condemn.chunks(format_limits::CONDEMNED_MAX);
+    let mut places = plan.condemn_places.chunks(format_limits::GIVEN_UP_MAX);
+    let mut out = Vec::new();
+    loop {
+        let (packs, places) = (packs.next(), places.next());
+        if packs.is_none() && places.is_none() {
+            return Ok(out);
+        }
+        out.push(repo.put_collection(|record| {
+            record.condemned = packs.unwrap_or_default().to_vec();
+            record.given_up = places.unwrap_or_default().to_vec();
+        })?);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -249,7 +249,7 @@ fn checkpoint_once(
             .drain(..kept.len() - retain)
             .map(|record| record.id)
             .collect();
-        repo.delete(&old).unwrap();
+        repo.delete(&old, "test").unwrap();
     }
     let mut collect = String::new();
     if what.contains("collect") {

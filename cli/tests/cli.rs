@@ -215,7 +215,7 @@ fn an_archive_goes_in_and_comes_back_until_it_is_deleted() {
         place.json(&["delete", &first[..8]], 0)["deleted"][0]["id"],
         first.as_str()
     );
-    let dry = place.json(&["gc", "--dry-run"], 0);
+    let dry = place.json(&["gc", "--dry-run", "--grace", "0"], 0);
     assert_eq!(
         (
             dry["removed"].as_bool(),
@@ -223,8 +223,21 @@ fn an_archive_goes_in_and_comes_back_until_it_is_deleted() {
         ),
         (Some(false), false)
     );
-    assert_eq!(place.json(&["gc"], 0)["bytes"], dry["bytes"]);
-    assert_eq!(place.json(&["gc"], 0)["bytes"], 0);
+    // Within the grace time it can be brought back.
+    assert_eq!(place.json(&["gc"], 0)["in_grace"], 1);
+    assert_eq!(
+        place.json(&["undelete"], 0)["deleted"][0]["id"],
+        first.as_str()
+    );
+    place.json(&["undelete", &first[..8]], 0);
+    place.json(&["pin", &first[..8], "--reason", "audit"], 0);
+    place.run(&["delete", &first], 6);
+    place.json(&["unpin", &first[..8]], 0);
+    place.json(&["delete", &first], 0);
+    let removed = place.json(&["gc", "--grace", "0"], 0);
+    assert_eq!(removed["bytes"], dry["bytes"]);
+    assert_eq!(place.json(&["gc", "--grace", "0"], 0)["bytes"], 0);
+    place.run(&["undelete", &first], 3);
     place.run(&["export", &first, "-o", "gone.tar"], 3);
     place.run(&["export", &second, "-o", "two.tar"], 0);
     assert_eq!(read(&place.path("two.tar")), tar(2));

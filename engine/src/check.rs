@@ -19,7 +19,7 @@ use crate::index::segments;
 use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack;
 use crate::pack::reading::{Fetched, frame_hashes, read_table};
-use crate::repo::Repository;
+use crate::repo::{Repository, is_ours};
 use crate::store::Store;
 
 /// How to check.
@@ -78,17 +78,14 @@ pub fn check(
         check_deltas(repo, &packs, &damage, &mut report, monitor)?;
     }
     check_segments(repo, &mut report)?;
-    for object in repo.store().list("")? {
-        let ours = ["packs", "index", "manifests", "snapshots", "sessions", "gc"];
-        let known = object.name == cryostore_format::repository::OBJECT_NAME
-            || object
-                .name
-                .split_once('/')
-                .is_some_and(|(kind, _)| ours.contains(&kind));
-        if !known {
-            report.foreign.push(object.name);
-        }
-    }
+    let (objects, directories) = repo.store().list_here()?;
+    let objects = objects.into_iter().map(|object| object.name);
+    let foreign = objects.filter(|name| name != cryostore_format::repository::OBJECT_NAME);
+    report.foreign.extend(foreign);
+    let foreign = directories.into_iter().filter(|name| !is_ours(name));
+    report
+        .foreign
+        .extend(foreign.map(|name| format!("{name}/")));
     if !report.problems.is_empty() {
         forget_what_went(repo, &manifests, &mut report);
     }

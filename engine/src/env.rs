@@ -66,7 +66,10 @@ impl Env for SystemEnv {
         let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
         let seconds: f64 = uptime.split_whitespace().next()?.parse().ok()?;
-        Some((id.trim().to_owned(), Duration::try_from_secs_f64(seconds).ok()?))
+        Some((
+            id.trim().to_owned(),
+            Duration::try_from_secs_f64(seconds).ok()?,
+        ))
     }
     fn random(&self) -> [u8; 32] {
         let mut bytes = [0; 32];

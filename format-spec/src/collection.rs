@@ -44,8 +44,16 @@ impl CollectionRecord {
     fn bounded(&self) -> Result<()> {
         let bounds = [
             ("packs to leave", self.leave.len(), limits::LEAVE_MAX),
-            ("condemned packs", self.condemned.len(), limits::CONDEMNED_MAX),
-            ("snapshots given up", self.given_up.len(), limits::GIVEN_UP_MAX),
+            (
+                "condemned packs",
+                self.condemned.len(),
+                limits::CONDEMNED_MAX,
+            ),
+            (
+                "snapshots given up",
+                self.given_up.len(),
+                limits::GIVEN_UP_MAX,
+            ),
         ];
         match bounds.into_iter().find(|(_, got, limit)| got > limit) {
             None => Ok(()),

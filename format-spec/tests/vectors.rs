@@ -9,10 +9,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use cryostore_format::collection::CollectionRecord;
-use cryostore_format::mark::{Mark, MarkKind};
 use cryostore_format::delta::DeltaTable;
 use cryostore_format::envelope::{self, Codec, HEADER_LEN, ObjectType};
 use cryostore_format::manifest::Manifest;
+use cryostore_format::mark::{Mark, MarkKind};
 use cryostore_format::pack::{
     Directory, FRAME_HEADER_LEN, FrameHeader, PACK_HEADER_LEN, TRAILER_LEN, check_pack_header,
     encode_pack_header,

@@ -8,8 +8,8 @@ use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::gc::{self, GcOptions};
 use cryostore_engine::{Error, Filter, Imported, Kind, Monitor, Phase, Silent};
 
-use crate::Place;
 use crate::archives::{checkpoint_of, noise};
+use crate::{Place, lasting};
 
 /// A repository with snapshots that must come back whatever happens to it.
 #[derive(Debug)]
@@ -53,7 +53,12 @@ impl Earlier {
     pub fn add(&mut self, imported: &Imported, bytes: &[u8]) {
         self.snapshots
             .push((imported.snapshot.clone(), bytes.to_vec()));
-        self.objects = self.place.objects("");
+        self.objects = self.place.lasting();
+    }
+
+    /// What is there now is what has to stay.
+    pub fn refresh(&mut self) {
+        self.objects = self.place.lasting();
     }
 
     /// The snapshots and their archives.
@@ -98,20 +103,10 @@ impl Earlier {
         self.assert_nothing_new(when);
         gc::collect(&self.place.open(), &GcOptions::default(), &Silent).unwrap();
         let repo = self.place.open();
-        // The tombstone of a session that was ended by hand stays: its process may wake at any time.
-        let tombs = repo.snapshots().unwrap().tombstones;
-        let is_tomb = |name: &str| {
-            tombs
-                .iter()
-                .any(|tomb| *name == format!("snapshots/{}/{}", tomb.0.lineage, tomb.0.snapshot))
-        };
         let objects = self.place.objects("");
         let files = files_below(&self.place.store_dir());
         assert_eq!(files, objects.len(), "{when}: files that are no objects");
-        let left: Vec<_> = objects
-            .into_iter()
-            .filter(|(name, _)| !is_tomb(name))
-            .collect();
+        let left = lasting(&repo);
         assert_eq!(
             left, self.objects,
             "{when}: what is left after a collection"

@@ -118,6 +118,12 @@ impl Place {
             .collect()
     }
 
+    /// All objects but what a collection leaves for a while: its records, and tombstones.
+    #[must_use]
+    pub fn lasting(&self) -> Vec<(String, u64)> {
+        lasting(&self.open())
+    }
+
     /// Bytes of all objects.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
@@ -143,4 +149,20 @@ pub fn bytes_of(
     let mut out = Vec::new();
     export(repo, snapshot, Output::Stream(&mut out), monitor)?;
     Ok(out)
+}
+
+/// All objects of a repository but what a collection leaves for a while: its records, and tombstones.
+#[must_use]
+pub fn lasting(repo: &Repository) -> Vec<(String, u64)> {
+    let tombs = repo.snapshots().unwrap().tombstones;
+    let is_tomb = |name: &str| {
+        let place = |place: &cryostore_engine::format::session::Place| {
+            format!("snapshots/{}/{}", place.lineage, place.snapshot)
+        };
+        tombs.iter().any(|(tomb, _)| place(tomb) == name)
+    };
+    let objects = repo.store().list("").unwrap().into_iter();
+    let objects =
+        objects.filter(|object| !object.name.starts_with("gc/") && !is_tomb(&object.name));
+    objects.map(|object| (object.name, object.len)).collect()
 }

@@ -15,8 +15,8 @@ use cryostore_engine::{
     Error, ImportOptions, Repository, Silent, Source, Store, SystemEnv, check, import,
 };
 use cryostore_tests::archives::{checkpoint, noise};
-use cryostore_tests::bytes_of;
 use cryostore_tests::stores::{Fault, Watched};
+use cryostore_tests::{bytes_of, lasting};
 use object_store::memory::InMemory;
 
 struct World {
@@ -89,9 +89,7 @@ fn assert_whole(world: &World, expected: &[&[u8]], context: &str) -> usize {
 
 /// Objects but tombstones: those of sessions that were ended by hand stay, so that a late commit finds its place taken.
 fn objects(world: &World) -> usize {
-    let list = open(&world.watched).store().list("").unwrap();
-    let snapshots = open(&world.watched).snapshots().unwrap();
-    list.len() - snapshots.tombstones.len()
+    lasting(&open(&world.watched)).len()
 }
 
 /// Ends what a killed process left, and collects: nothing but what the snapshots need stays.
@@ -198,7 +196,7 @@ fn a_deletion_or_a_collection_that_is_stopped_at_any_call_loses_nothing_else() {
     let second = checkpoint(&pages(2), 4096);
     let work = |world: &World| -> Result<(), Error> {
         let repo = open(&world.watched);
-        repo.delete(&[world.first.0.id])?;
+        repo.delete(&[world.first.0.id], "test")?;
         collect(&repo, &GcOptions::default(), &Silent).map(drop)
     };
     let prepared = || {

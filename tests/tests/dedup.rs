@@ -391,12 +391,12 @@ fn a_stale_index_never_leads_to_a_snapshot_that_cannot_be_read() {
             fs::remove_file(&packs(place)[0]).unwrap()
         }),
         ("collected by this node", |place, snapshot| {
-            place.open().delete(&[snapshot.id]).unwrap();
+            place.open().delete(&[snapshot.id], "test").unwrap();
             gc::collect(&place.open(), &GcOptions::default(), &Silent).unwrap();
         }),
         ("collected by another node", |place, snapshot| {
             let repo = open_at(&place.store_dir(), Some(&place.path("other-cache"))).unwrap();
-            repo.delete(&[snapshot.id]).unwrap();
+            repo.delete(&[snapshot.id], "test").unwrap();
             gc::collect(&repo, &GcOptions::default(), &Silent).unwrap();
         }),
     ];

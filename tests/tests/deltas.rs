@@ -199,7 +199,7 @@ fn pages_that_are_stored_again_are_the_same_and_free_what_made_them_before() {
     assert_eq!(longest_chain(&manifest), 1);
     let ids: Vec<_> = all[1..4].iter().map(|(record, _)| record.id).collect();
     let repo = place.open();
-    repo.delete(&ids).unwrap();
+    repo.delete(&ids, "test").unwrap();
     let report = gc::collect(&repo, &GcOptions::default(), &Silent).unwrap();
     let packs = report
         .garbage
@@ -217,7 +217,7 @@ fn what_is_left_after_deletion_and_collection_is_whole() {
     let (old, kept) = all.split_at(17);
     let repo = place.open();
     let ids: Vec<_> = old.iter().map(|(record, _)| record.id).collect();
-    repo.delete(&ids).unwrap();
+    repo.delete(&ids, "test").unwrap();
     let report = gc::collect(&repo, &GcOptions::default(), &Silent).unwrap();
     assert!(report.bytes > 0);
     for (record, tar) in kept {

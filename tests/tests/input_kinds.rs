@@ -737,7 +737,7 @@ fn pages_in_a_parent_bind_a_snapshot_to_the_one_that_has_them() {
     ] {
         let error = refusal(
             "a needed one",
-            repo.delete(&wanted),
+            repo.delete(&wanted, "test"),
             Kind::Conflict,
             &[&needs.to_string()],
         );
@@ -754,9 +754,12 @@ fn pages_in_a_parent_bind_a_snapshot_to_the_one_that_has_them() {
             "none was deleted"
         );
     }
-    repo.delete(&[third.id]).unwrap();
-    repo.delete(&[first.id, second.id]).unwrap();
+    repo.delete(&[third.id], "test").unwrap();
+    repo.delete(&[first.id, second.id], "test").unwrap();
     assert!(repo.snapshots().unwrap().snapshots.is_empty());
+    gc::collect(&repo, &GcOptions::default(), &Silent).unwrap();
+    assert!(!place.objects("packs").is_empty(), "somebody reads");
+    drop(reader);
     gc::collect(&repo, &GcOptions::default(), &Silent).unwrap();
     assert!(place.objects("packs").is_empty());
 }

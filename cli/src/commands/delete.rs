@@ -5,30 +5,36 @@ use std::fmt;
 use clap::Args;
 use cryostore_engine::format::SnapshotId;
 use cryostore_engine::format::snapshot::Identity;
+use cryostore_engine::gc::freed_by;
 use cryostore_engine::{Error, Filter, Kind};
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::text::{container, short};
+use crate::text::{container, short, size};
 
 /// Delete snapshots
 ///
-/// All are looked for before the first is deleted. What only they needed stays until `cryostore gc` removes it. A snapshot that another
-/// one needs (CRIU's parent directory) is refused.
+/// All are looked for before the first is deleted. They are not listed any more; `cryostore undelete` brings them back until `cryostore gc` removes what only they needed, a day
+/// later unless it is told otherwise. A snapshot that is pinned, or that another one needs (CRIU's parent directory), is refused.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cryostore delete 3f9a2b1c
-  cryostore delete 3f9a2b1c 77e01d52 && cryostore gc")]
+  cryostore delete 3f9a2b1c 77e01d52 --reason 'superseded by 1b2c'")]
 pub(crate) struct DeleteArgs {
     /// Ids, or at least four of their first characters
     #[arg(value_name = "ID", required = true)]
     snapshots: Vec<String>,
+    /// Kept with the deletion
+    #[arg(long, value_name = "TEXT", default_value = "deleted")]
+    reason: String,
 }
 
 #[derive(Serialize)]
 struct Report {
     deleted: Vec<Deleted>,
+    /// Bytes that nothing else needs.
+    frees_bytes: u64,
     #[serde(skip)]
     id_len: usize,
 }
@@ -48,7 +54,12 @@ impl fmt::Display for Report {
                 short(one.id, self.id_len),
                 container(&one.identity)
             )
-        })
+        })?;
+        writeln!(
+            f,
+            "frees {}, when their grace time is over and `cryostore gc` runs",
+            size(self.frees_bytes)
+        )
     }
 }
 
@@ -87,11 +98,14 @@ pub(crate) fn run(args: &DeleteArgs, context: &Context) -> Result<(), Failure> {
         }
     }
     let ids: Vec<_> = deleted.iter().map(|one| one.id).collect();
-    repo.delete(&ids)?;
+    let frees_bytes = freed_by(&repo, &list, &ids, context.monitor())?;
+    context.screen.clear();
+    repo.delete(&ids, &args.reason)?;
     context.output.show(&Report {
         deleted,
+        frees_bytes,
         id_len: list.id_len(),
     })?;
-    context.screen.note("`cryostore gc` frees what nothing else needs; `cryostore gc --dry-run` says how much that is");
+    context.screen.note("`cryostore undelete ID` brings a snapshot back for 24 hours, or as long as `cryostore gc --grace` says; `cryostore gc --grace 0` frees it at once");
     Ok(())
 }

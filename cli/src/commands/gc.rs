@@ -4,30 +4,36 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use clap::Args;
-use cryostore_engine::format::PackId;
+use cryostore_engine::format::session::{SessionRecord, Work};
+use cryostore_engine::format::{PackId, SessionId};
 use cryostore_engine::gc::{GcOptions, GcReport, SparsePack, collect};
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::text::{Column, Table, printable, size};
+use crate::text::{Column, Span, Table, printable, size};
 
 /// More are listed with --json.
 const LISTED: usize = 20;
 
 /// Remove what no snapshot needs
 ///
-/// Refuses while an import is at work, and says which. A session whose process was killed on this machine is ended by itself; one of
-/// another machine is ended with --end-session, after you made sure that its process is gone.
+/// Imports, exports and other collections may be at work meanwhile. What nothing needs is condemned first, and removed when everybody at work knows that: at once if nobody is, else
+/// by the next collection. A session whose process was killed on this machine is ended by itself, one that makes no progress for an hour too (where the same node collects again and
+/// again), any other with --end-session, after you made sure that its process is gone.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cryostore gc --dry-run
   cryostore gc
+  cryostore gc --grace 7d
   cryostore gc --end-session 5d0c7a31")]
 pub(crate) struct GcArgs {
     /// Say what would be removed, and remove nothing
     #[arg(long)]
     dry_run: bool,
+    /// How long deleted snapshots can be brought back by `undelete`: nothing of them is removed before
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    grace: Span,
     /// End this session for good: it can never commit any more
     #[arg(long, value_name = "ID")]
     end_session: Vec<String>,
@@ -41,10 +47,24 @@ struct Report {
     bytes: u64,
     kept_bytes: u64,
     garbage: Vec<Garbage>,
+    /// What goes later: these sessions do not know yet that it is condemned.
+    waiting: Vec<Garbage>,
+    at_work: Vec<AtWork>,
+    /// Deleted snapshots that can still be brought back.
+    in_grace: u64,
+    grace_seconds: u64,
     ended_sessions: Vec<String>,
     foreign: Vec<String>,
     /// Packs that imports leave behind from now on.
     leaving: Vec<Leaving>,
+}
+
+#[derive(Serialize)]
+struct AtWork {
+    session: SessionId,
+    work: Work,
+    owner: String,
+    started: String,
 }
 
 #[derive(Serialize)]
@@ -62,11 +82,17 @@ struct Garbage {
 }
 
 impl Report {
-    fn new(dry_run: bool, found: GcReport) -> Self {
+    fn new(options: &GcOptions, found: GcReport) -> Self {
         let garbage = |g: cryostore_engine::gc::Garbage| Garbage {
             name: g.name,
             bytes: g.bytes,
             reason: g.reason,
+        };
+        let at_work = |record: SessionRecord| AtWork {
+            session: record.id,
+            work: record.work,
+            owner: record.owner,
+            started: record.started,
         };
         let leaving = |pack: SparsePack| Leaving {
             pack: pack.id,
@@ -74,11 +100,15 @@ impl Report {
             needed_bytes: pack.needed,
         };
         Self {
-            dry_run,
+            dry_run: options.dry_run,
             removed: found.removed,
             bytes: found.bytes,
             kept_bytes: found.kept_bytes,
             garbage: found.garbage.into_iter().map(garbage).collect(),
+            waiting: found.waiting.into_iter().map(garbage).collect(),
+            at_work: found.at_work.into_iter().map(at_work).collect(),
+            in_grace: found.in_grace,
+            grace_seconds: options.grace.as_secs(),
             ended_sessions: found.ended_sessions,
             foreign: found.foreign,
             leaving: found.leaving.into_iter().map(leaving).collect(),
@@ -119,6 +149,35 @@ impl Report {
         )
     }
 
+    /// What is not garbage yet, and why.
+    fn write_later(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.in_grace > 0 {
+            let grace = Span(std::time::Duration::from_secs(self.grace_seconds));
+            writeln!(
+                f,
+                "{} deleted snapshots can still be brought back (for {grace} after their deletion), or are pinned or needed",
+                self.in_grace
+            )?;
+        }
+        if !self.waiting.is_empty() {
+            let bytes = self.waiting.iter().map(|object| object.bytes).sum();
+            writeln!(
+                f,
+                "{} go at a later collection: these are at work and do not know yet",
+                size(bytes)
+            )?;
+            for session in &self.at_work {
+                let owner = printable(&session.owner);
+                writeln!(
+                    f,
+                    "  session {} of {owner}, since {}",
+                    session.session, session.started
+                )?;
+            }
+        }
+        self.write_leaving(f)
+    }
+
     fn sums(&self) -> Table {
         let mut kinds: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for object in &self.garbage {
@@ -145,7 +204,7 @@ impl fmt::Display for Report {
         }
         if self.garbage.is_empty() {
             writeln!(f, "nothing to remove; {} are needed", size(self.kept_bytes))?;
-            return self.write_leaving(f);
+            return self.write_later(f);
         }
         let done = if self.removed {
             "removed"
@@ -161,7 +220,7 @@ impl fmt::Display for Report {
         )?;
         if self.removed {
             self.sums().fmt(f)?;
-            return self.write_leaving(f);
+            return self.write_later(f);
         }
         write!(f, "{}", self.list())?;
         if self.garbage.len() > LISTED {
@@ -171,7 +230,7 @@ impl fmt::Display for Report {
                 self.garbage.len() - LISTED
             )?;
         }
-        self.write_leaving(f)
+        self.write_later(f)
     }
 }
 
@@ -179,9 +238,10 @@ pub(crate) fn run(args: GcArgs, context: &Context) -> Result<(), Failure> {
     let repo = context.repository()?;
     let options = GcOptions {
         dry_run: args.dry_run,
+        grace: args.grace.0,
         end_sessions: args.end_session,
     };
-    let report = Report::new(args.dry_run, collect(&repo, &options, context.monitor())?);
+    let report = Report::new(&options, collect(&repo, &options, context.monitor())?);
     context.screen.clear();
     for name in &report.foreign {
         context

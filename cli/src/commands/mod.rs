@@ -15,9 +15,11 @@ mod inspect;
 mod ls;
 mod man;
 mod optimize;
+mod pin;
 mod process_tree;
 mod rebuild_index;
 mod stats;
+mod undelete;
 mod view;
 
 use clap::Subcommand;
@@ -42,6 +44,9 @@ pub(crate) enum Command {
     Ls(ls::LsArgs),
     Inspect(inspect::InspectArgs),
     Delete(delete::DeleteArgs),
+    Undelete(undelete::UndeleteArgs),
+    Pin(pin::PinArgs),
+    Unpin(pin::UnpinArgs),
     Stats(stats::StatsArgs),
     Gc(gc::GcArgs),
     Check(check::CheckArgs),
@@ -62,6 +67,9 @@ impl Command {
             Self::Ls(args) => ls::run(&args, context).map(done),
             Self::Inspect(args) => inspect::run(&args, context).map(done),
             Self::Delete(args) => delete::run(&args, context).map(done),
+            Self::Undelete(args) => undelete::run(&args, context).map(done),
+            Self::Pin(args) => pin::pin(&args, context).map(done),
+            Self::Unpin(args) => pin::unpin(&args, context).map(done),
             Self::Stats(args) => stats::run(&args, context).map(done),
             Self::Gc(args) => gc::run(args, context).map(done),
             Self::Check(args) => check::run(&args, context),

@@ -8,4 +8,4 @@ mod times;
 pub(crate) use names::{container, name, printable, printable_lines, short};
 pub(crate) use sizes::{percent, seconds, size};
 pub(crate) use table::{Column, Table};
-pub(crate) use times::{Since, age, day_and_time};
+pub(crate) use times::{Since, Span, age, day_and_time};

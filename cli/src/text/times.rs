@@ -42,6 +42,34 @@ impl Since {
     }
 }
 
+/// A length of time, such as `24h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span(pub(crate) std::time::Duration);
+
+impl FromStr for Span {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = ago(text).or_else(|| (text == "0").then_some(SignedDuration::ZERO));
+        let unsigned = parsed.and_then(|span| std::time::Duration::try_from(span).ok());
+        unsigned
+            .map(Self)
+            .ok_or_else(|| "say 0, 90s, 30m, 24h, 7d or 2w".to_owned())
+    }
+}
+
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let seconds = self.0.as_secs();
+        let (count, unit) = match seconds {
+            0..60 => (seconds, "s"),
+            60..3600 => (seconds / 60, "m"),
+            3600..172_800 => (seconds / 3600, "h"),
+            _ => (seconds / 86_400, "d"),
+        };
+        write!(f, "{count}{unit}")
+    }
+}
+
 impl FromStr for Since {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {

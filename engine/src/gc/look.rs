@@ -22,13 +22,10 @@ use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack;
 use crate::pack::reading::read_tables;
 use crate::repo::{
-    ManifestName, REWRITTEN, Repository, collection_of, deleted_place, deletion_name, pinned_by, place_name,
-    place_of,
+    ManifestName, REWRITTEN, Repository, collection_of, deleted_place, deletion_name, is_ours,
+    pinned_by, place_name, place_of,
 };
 use crate::store::Listed;
-
-/// Names below the root that are ours and that a collection does not touch.
-const OTHERS: [&str; 6] = ["keys", "catalogue", "moves", "damaged", "probe", "sessions"];
 
 /// What there is, and what is needed.
 #[derive(Debug, Default)]
@@ -56,6 +53,8 @@ pub(super) struct Seen {
     pub(super) recorded: HashSet<Place>,
     /// Tombstones that may go, and deletion marks beside nothing: names and bytes.
     pub(super) leftover_marks: Vec<(String, u64, &'static str)>,
+    /// What writes that were cut off have left in a directory.
+    pub(super) leftovers: Vec<Listed>,
     /// Bytes of what is not listed above.
     pub(super) other_bytes: u64,
     pub(super) foreign: Vec<String>,
@@ -76,7 +75,10 @@ impl Seen {
         let first = ManifestName::first(record.manifest.id);
         let first = Some(first).filter(|name| self.manifests.contains_key(name));
         let rewritten = self.rewritten.get(&record.manifest.id);
-        first.into_iter().chain(rewritten.into_iter().flatten().copied()).collect()
+        first
+            .into_iter()
+            .chain(rewritten.into_iter().flatten().copied())
+            .collect()
     }
 }
 
@@ -96,9 +98,12 @@ pub(super) fn look(
     uses: bool,
     monitor: &dyn Monitor,
 ) -> Result<Seen> {
-    let mut seen = Seen::default();
+    let mut seen = Seen {
+        leftovers: repo.store().leftovers()?,
+        ..Seen::default()
+    };
     look_at_root(repo, &mut seen)?;
-    look_at_objects(repo, &mut seen)?;
+    look_at_objects(repo, &mut seen, monitor)?;
     if uses {
         seen.uses = Uses::of(seen.packs.iter().map(|(id, bytes)| (*id, *bytes)));
     }
@@ -116,17 +121,18 @@ fn look_at_root(repo: &Repository, seen: &mut Seen) -> Result<()> {
             seen.foreign.push(object.name);
         }
     }
-    let ours = ["index", "manifests", REWRITTEN, "gc", "packs", "pins", "snapshots"];
-    let is_ours = |name: &String| ours.contains(&name.as_str()) || OTHERS.contains(&name.as_str());
     let foreign = directories.into_iter().filter(|name| !is_ours(name));
     seen.foreign.extend(foreign.map(|name| format!("{name}/")));
     Ok(())
 }
 
-fn look_at_objects(repo: &Repository, seen: &mut Seen) -> Result<()> {
+fn look_at_objects(repo: &Repository, seen: &mut Seen, monitor: &dyn Monitor) -> Result<()> {
     // A segment is put after its packs, a manifest too: what is in these lists has its packs in the one below, or they are gone.
     for object in repo.store().list(segments::PREFIX)? {
-        let id = object.name.strip_prefix("index/").and_then(|id| id.parse().ok());
+        let id = object
+            .name
+            .strip_prefix("index/")
+            .and_then(|id| id.parse().ok());
         let Some(id) = id else {
             seen.foreign.push(object.name);
             continue;
@@ -148,7 +154,9 @@ fn look_at_objects(repo: &Repository, seen: &mut Seen) -> Result<()> {
     }
     let listed = repo.store().list("gc")?;
     let lengths: HashMap<_, _> = listed.iter().map(|o| (o.name.clone(), o.len)).collect();
-    sort_in(listed, seen, |_, object| collection_of(&object.name).map(drop));
+    sort_in(listed, seen, |_, object| {
+        collection_of(&object.name).map(drop)
+    });
     for (name, record) in repo.collections()? {
         let len = lengths.get(&name).copied().unwrap_or_default();
         match record {
@@ -158,10 +166,10 @@ fn look_at_objects(repo: &Repository, seen: &mut Seen) -> Result<()> {
                 }
                 seen.records.push((record, len));
             }
-            // No session can begin while it is there; what it condemned stays.
-            Err(e) if e.kind() == Kind::Corrupt => return Err(e.at(name).hint(
-                "nothing was removed. When no other `cryostore gc` is at work anywhere, remove the object, then run this again",
-            )),
+            Err(e) if e.kind() == Kind::Corrupt => {
+                seen.other_bytes += len;
+                monitor.warning(&format!("{name} is damaged: what it condemned is not known, and until it is gone imports refer to nothing that was stored before. When no other collection is at work anywhere, remove it by hand ({e})"));
+            }
             Err(e) => return Err(e),
         }
     }
@@ -215,7 +223,8 @@ fn mark(
             if deleted.is_some() && !seen.recorded.contains(place) && *len == 0 {
                 let name = deletion_name(*place);
                 let bytes = deleted.unwrap_or_default();
-                seen.leftover_marks.push((name, bytes, "the snapshot is gone"));
+                seen.leftover_marks
+                    .push((name, bytes, "the snapshot is gone"));
             }
             continue;
         };
@@ -434,5 +443,8 @@ fn mark_one(
 }
 
 fn is_whole(manifest: &Manifest, seen: &Seen) -> bool {
-    manifest.packs.iter().all(|pack| seen.packs.contains_key(pack))
+    manifest
+        .packs
+        .iter()
+        .all(|pack| seen.packs.contains_key(pack))
 }

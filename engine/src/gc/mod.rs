@@ -5,6 +5,7 @@
 //!
 //! `look` reads, `plan` decides (pure), `apply` removes.
 
+mod estimate;
 mod leave;
 mod look;
 mod plan;
@@ -14,10 +15,12 @@ mod sparse;
 use std::time::Duration;
 
 use cryostore_format::CollectionId;
+use cryostore_format::collection::CollectionRecord;
 use cryostore_format::limits as format_limits;
 use cryostore_format::repository::Role;
 use cryostore_format::session::SessionRecord;
 
+pub use self::estimate::freed_by;
 use self::look::{Known, Seen, look};
 use self::plan::{Plan, of_place, plan};
 pub use self::sparse::SparsePack;
@@ -25,7 +28,7 @@ use crate::error::Result;
 use crate::index::Index;
 use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack::{self, directories::Directories};
-use crate::repo::{Repository, deletion_name};
+use crate::repo::{Repository, collection_name, deletion_name};
 
 /// How to collect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,41 +97,55 @@ pub fn collect(repo: &Repository, options: &GcOptions, monitor: &dyn Monitor) ->
     repo.require(Role::Collect)?;
     let mut report = GcReport::default();
     let mut known = Known::default();
+    let mut own = Vec::new();
     for round in 0..ROUNDS {
-        let seen = look(repo, options, &mut known, round == 0, monitor)?;
-        let mut plan = plan(&seen);
-        if round > 0 {
-            // How much is needed of packs was counted once.
-            plan.leaving = std::mem::take(&mut report.leaving);
-        }
+        let mut seen = look(repo, options, &mut known, round == 0, monitor)?;
+        let leaving = (round > 0).then(|| std::mem::take(&mut report.leaving));
+        let mut plan = plan(&seen, leaving);
         let at_work = seen.sessions.live.clone();
         let ended = seen.sessions.ended.iter().map(|(id, _)| id.to_string());
         report.ended_sessions.extend(ended);
         if options.dry_run {
+            if at_work.is_empty() {
+                plan = second_round(&mut seen, plan);
+            }
             report.tell(&seen, plan);
+            report.at_work = at_work;
             break;
         }
         let condemned = apply(repo, &seen, &plan, round == 0, monitor)?;
         report.removed = true;
+        // What the round before put and is done with is nobody's garbage.
+        plan.remove.retain(|object| !own.contains(&object.name));
         report.tell(&seen, plan);
         report.at_work = at_work;
         // A record of now is named by no session.
         if condemned.is_empty() || !report.at_work.is_empty() {
             break;
         }
-    }
-    for left in repo.store().leftovers()? {
-        if !options.dry_run {
-            repo.store().remove_leftover(&left.name)?;
-        }
-        report.bytes += left.len;
-        report.garbage.push(Garbage::new(left.name, left.len, LEFTOVER));
+        own = condemned.into_iter().map(collection_name).collect();
     }
     Ok(report)
 }
 
+/// What the second round would do, if the first was done and nobody came.
+fn second_round(seen: &mut Seen, first: Plan) -> Plan {
+    let record = CollectionRecord {
+        id: CollectionId::default(),
+        created: String::new(),
+        condemned: first.condemn,
+        given_up: first.condemn_places,
+        leave: Vec::new(),
+    };
+    let name = collection_name(record.id);
+    seen.records.push((record, 0));
+    let mut plan = plan(seen, Some(first.leaving));
+    plan.remove.retain(|object| object.name != name);
+    plan
+}
+
 impl GcReport {
-    /// Adds what was seen and done. Of a dry run, what would be condemned counts as removed: it would be, if nobody was at work.
+    /// Adds what was seen and done.
     fn tell(&mut self, seen: &Seen, plan: Plan) {
         self.kept_bytes = plan.kept_bytes;
         self.in_grace = seen.in_grace;
@@ -139,18 +156,12 @@ impl GcReport {
             self.garbage.extend(of_place(seen, *place, manifests));
         }
         self.garbage.extend(plan.remove);
-        let condemned = plan.condemn.iter().map(|id| {
-            let bytes = seen.packs.get(id).copied().unwrap_or_default();
-            Garbage::new(pack::object_name(*id), bytes, "no snapshot needs a chunk of it")
-        });
+        // Not if the next round removes it at once.
         if !seen.sessions.live.is_empty() {
-            self.waiting.extend(condemned);
-        } else if !self.removed {
-            self.garbage.extend(condemned);
-            for place in &plan.condemn_places {
-                let manifests = seen.over.get(place).map_or(&[][..], |over| &over.manifests);
-                self.garbage.extend(of_place(seen, *place, manifests));
-            }
+            self.waiting.extend(plan.condemn.iter().map(|id| {
+                let bytes = seen.packs.get(id).copied().unwrap_or_default();
+                Garbage::new(pack::object_name(*id), bytes, plan::NOT_NEEDED)
+            }));
         }
         self.bytes = self.garbage.iter().map(|garbage| garbage.bytes).sum();
     }
@@ -190,6 +201,10 @@ fn remove(repo: &Repository, garbage: &[Garbage], monitor: &dyn Monitor) -> Resu
     for (done, object) in (0..).zip(garbage) {
         keep_going(monitor)?;
         monitor.progress(Phase::Collect, done, Some(garbage.len() as u64));
+        if object.reason == LEFTOVER {
+            repo.store().remove_leftover(&object.name)?;
+            continue;
+        }
         let pack = pack::id_of(&object.name);
         let directory = pack.and_then(|id| directories.kept(id));
         repo.store().delete(&object.name)?;

@@ -10,7 +10,7 @@ use cryostore_format::{CollectionId, PackId};
 
 use super::look::{Over, Seen};
 use super::sparse::SparsePack;
-use super::{Garbage, leave};
+use super::{Garbage, LEFTOVER, leave};
 use crate::pack;
 use crate::repo::{ManifestName, collection_name, deletion_name};
 
@@ -35,9 +35,10 @@ pub(super) struct Plan {
     pub(super) kept_bytes: u64,
 }
 
-const NOT_NEEDED: &str = "no snapshot needs a chunk of it";
+pub(super) const NOT_NEEDED: &str = "no snapshot needs a chunk of it";
 
-pub(super) fn plan(seen: &Seen) -> Plan {
+/// Decides. How much is needed of each pack is counted once in a collection: `leaving` is what was chosen then.
+pub(super) fn plan(seen: &Seen, leaving: Option<Vec<SparsePack>>) -> Plan {
     let mut plan = Plan::default();
     let is_ripe = |id: CollectionId| {
         let mut live = seen.sessions.live.iter();
@@ -55,8 +56,13 @@ pub(super) fn plan(seen: &Seen) -> Plan {
     }
     free_places.retain(|place| seen.over.contains_key(place));
     // As long as a record is there, what it refers to is: a snapshot becomes a tombstone first.
-    let held = seen.over.iter().filter(|(place, _)| !free_places.contains(place));
-    let held: HashSet<PackId> = held.flat_map(|(_, over)| over.packs.iter().copied()).collect();
+    let held = seen
+        .over
+        .iter()
+        .filter(|(place, _)| !free_places.contains(place));
+    let held: HashSet<PackId> = held
+        .flat_map(|(_, over)| over.packs.iter().copied())
+        .collect();
     let is_free = |pack: &PackId| !seen.needed_packs.contains(pack) && !held.contains(pack);
     free.retain(|pack| seen.packs.contains_key(pack) && is_free(pack));
 
@@ -90,8 +96,21 @@ pub(super) fn plan(seen: &Seen) -> Plan {
     for (name, bytes, reason) in &seen.leftover_marks {
         plan.remove.push(Garbage::new(name.clone(), *bytes, reason));
     }
+    // A write that goes on is of a session that is at work.
+    for left in &seen.leftovers {
+        let id = left
+            .name
+            .rsplit('/')
+            .next()
+            .and_then(|file| file.split('#').next());
+        let id: Option<PackId> = id.and_then(|id| id.parse().ok());
+        if !id.is_some_and(|id| seen.sessions.have_put(id.as_bytes())) {
+            plan.remove
+                .push(Garbage::new(left.name.clone(), left.len, LEFTOVER));
+        }
+    }
     plan.kept_bytes += seen.other_bytes;
-    plan.leaving = leave::choose(seen);
+    plan.leaving = leaving.unwrap_or_else(|| leave::choose(seen));
     records_to_remove(seen, &free, &free_places, &mut plan);
     plan
 }
@@ -106,11 +125,15 @@ fn manifests_to_remove(seen: &Seen, free: &HashSet<Place>, plan: &mut Plan) {
     // Those of deleted snapshots go with their places: until then these can be brought back.
     let manifests = |(place, over): (&Place, &Over)| {
         let is_free = free.contains(place);
-        over.manifests.iter().map(move |name| (*name, is_free)).collect::<Vec<_>>()
+        over.manifests
+            .iter()
+            .map(move |name| (*name, is_free))
+            .collect::<Vec<_>>()
     };
     let with_place: HashMap<ManifestName, bool> = seen.over.iter().flat_map(manifests).collect();
     for (name, bytes) in sorted(&seen.manifests) {
-        let kept = seen.needed_manifests.contains(&name) || seen.sessions.have_put(name.id().as_bytes());
+        let kept =
+            seen.needed_manifests.contains(&name) || seen.sessions.have_put(name.id().as_bytes());
         match with_place.get(&name) {
             Some(true) => {}
             None if !kept => {
@@ -177,6 +200,10 @@ pub(super) fn of_place(seen: &Seen, place: Place, manifests: &[ManifestName]) ->
             Garbage::new(name.object_name(), bytes, "the snapshot was deleted")
         })
         .collect();
-    out.push(Garbage::new(deletion_name(place), 0, "the snapshot was deleted"));
+    out.push(Garbage::new(
+        deletion_name(place),
+        0,
+        "the snapshot was deleted",
+    ));
     out
 }

@@ -16,7 +16,6 @@ use crate::error::Result;
 use crate::limits;
 use crate::repo::{LiveSession, Repository};
 
-
 /// What the look has found.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {

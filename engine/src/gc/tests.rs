@@ -55,14 +55,18 @@ fn seen(packs: &[PackId]) -> Seen {
 }
 
 fn removed(seen: &Seen) -> Vec<String> {
-    let mut names: Vec<_> = plan(seen).remove.into_iter().map(|g| g.name).collect();
+    let mut names: Vec<_> = plan(seen, None)
+        .remove
+        .into_iter()
+        .map(|g| g.name)
+        .collect();
     names.sort_unstable();
     names
 }
 
 #[test]
 fn what_nothing_needs_is_condemned_and_not_removed_at_once() {
-    let plan = plan(&seen(&[pack(1), pack(2)]));
+    let plan = plan(&seen(&[pack(1), pack(2)]), None);
     assert_eq!(plan.condemn, [pack(2)]);
     assert!(plan.remove.is_empty());
     assert_eq!(plan.kept_bytes, 10);
@@ -73,14 +77,18 @@ fn a_condemned_pack_goes_when_every_session_names_the_record_and_nothing_needs_i
     let mut seen = seen(&[pack(1), pack(2), pack(3)]);
     seen.records.push((record(&[pack(1), pack(2)], &[]), 5));
     assert_eq!(removed(&seen), [object_name(pack(2))]);
-    assert_eq!(plan(&seen).condemn, [pack(3)], "not twice");
+    assert_eq!(plan(&seen, None).condemn, [pack(3)], "not twice");
 
     seen.sessions.live.push(session(&[RECORD]));
     assert_eq!(removed(&seen), [object_name(pack(2))]);
 
     seen.sessions.live.push(session(&[]));
     assert!(removed(&seen).is_empty());
-    let waiting: Vec<_> = plan(&seen).waiting.into_iter().map(|g| g.name).collect();
+    let waiting: Vec<_> = plan(&seen, None)
+        .waiting
+        .into_iter()
+        .map(|g| g.name)
+        .collect();
     assert_eq!(waiting, [object_name(pack(2))]);
 }
 
@@ -90,10 +98,10 @@ fn what_a_session_at_work_has_put_is_not_condemned() {
     let own_manifest = ManifestName::first(ManifestId::from_bytes(*own.as_bytes()));
     let mut seen = seen(&[pack(1), own]);
     seen.manifests.insert(own_manifest, 3);
-    assert_eq!(plan(&seen).condemn, [own]);
+    assert_eq!(plan(&seen, None).condemn, [own]);
     assert_eq!(removed(&seen), [own_manifest.object_name()]);
     seen.sessions.live.push(session(&[]));
-    assert!(plan(&seen).condemn.is_empty());
+    assert!(plan(&seen, None).condemn.is_empty());
     assert!(removed(&seen).is_empty());
 }
 
@@ -110,12 +118,12 @@ fn what_a_deleted_snapshot_refers_to_stays_until_its_record_is_gone() {
     seen.over.insert(place(4), over);
     // The pack is condemned, the snapshot is not given up yet.
     seen.records.push((record(&[pack(2)], &[]), 5));
-    let before = plan(&seen);
+    let before = plan(&seen, None);
     assert_eq!(before.condemn_places, [place(4)]);
     assert!(before.remove.is_empty() && before.give_up.is_empty());
 
     seen.records.push((record(&[], &[place(4)]), 5));
-    let after = plan(&seen);
+    let after = plan(&seen, None);
     assert_eq!(after.give_up, [(place(4), vec![manifest])]);
     let packs: Vec<_> = after.remove.iter().map(|g| g.name.clone()).collect();
     assert!(packs.contains(&object_name(pack(2))), "{packs:?}");
@@ -126,18 +134,24 @@ fn a_record_stays_while_it_binds_and_for_as_long_as_a_put_can_come_late() {
     let mut seen = seen(&[pack(1), pack(2)]);
     seen.records.push((record(&[pack(1), pack(2)], &[]), 5));
     seen.old_records.insert(RECORD);
-    assert!(plan(&seen).forget.is_empty(), "a pack that it condemned is needed again");
+    assert!(
+        plan(&seen, None).forget.is_empty(),
+        "a pack that it condemned is needed again"
+    );
 
     seen.records[0].0.condemned = vec![pack(2)];
-    assert_eq!(plan(&seen).forget, [RECORD], "its pack goes now");
+    assert_eq!(plan(&seen, None).forget, [RECORD], "its pack goes now");
 
     seen.old_records.clear();
-    assert!(plan(&seen).forget.is_empty());
+    assert!(plan(&seen, None).forget.is_empty());
 
     seen.old_records.insert(RECORD);
     seen.records[0].0.given_up = vec![place(4)];
     seen.recorded = HashSet::from([place(4)]);
-    assert!(plan(&seen).forget.is_empty(), "a snapshot that it gave up is there");
+    assert!(
+        plan(&seen, None).forget.is_empty(),
+        "a snapshot that it gave up is there"
+    );
 }
 
 #[test]

@@ -329,6 +329,9 @@ impl<'r> Plan<'r> {
         };
         let snapshot = SnapshotId::from_bytes(random_id(repo.env()));
         let session = Session::start(repo, Work::Import, Some(Place { lineage, snapshot }))?;
+        if session.terms().is_alone() {
+            monitor.warning("a record below gc/ is damaged: what it condemned is not known, so that everything is stored anew; `cryostore gc` names it");
+        }
         Ok(Self {
             session,
             lineage,

@@ -149,7 +149,10 @@ impl Directories {
     /// The directory of a pack, if this node has a copy of it.
     #[must_use]
     pub fn kept(&self, id: PackId) -> Option<Arc<PackDirectory>> {
-        let open = self.open.get(&id).map(|(directory, _)| Arc::clone(directory));
+        let open = self
+            .open
+            .get(&id)
+            .map(|(directory, _)| Arc::clone(directory));
         open.or_else(|| self.cached(id).map(Arc::new))
     }
 

@@ -35,7 +35,10 @@ impl Repository {
     }
 
     /// Puts a record of what `fill` puts in.
-    pub(crate) fn put_collection(&self, fill: impl FnOnce(&mut CollectionRecord)) -> Result<CollectionId> {
+    pub(crate) fn put_collection(
+        &self,
+        fill: impl FnOnce(&mut CollectionRecord),
+    ) -> Result<CollectionId> {
         let id = CollectionId::from_bytes(random_id(self.env()));
         let mut record = CollectionRecord {
             id,

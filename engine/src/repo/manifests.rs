@@ -57,8 +57,13 @@ impl ManifestName {
         if let Some(id) = name.strip_prefix("manifests/") {
             return Some(Self::first(id.parse().ok()?));
         }
-        let (first, rewrite) = name.strip_prefix(REWRITTEN)?.strip_prefix('/')?.split_once('/')?;
-        let (number, id) = rewrite.split_once('-').filter(|(number, _)| number.len() == 8)?;
+        let (first, rewrite) = name
+            .strip_prefix(REWRITTEN)?
+            .strip_prefix('/')?
+            .split_once('/')?;
+        let (number, id) = rewrite
+            .split_once('-')
+            .filter(|(number, _)| number.len() == 8)?;
         let name = Self {
             first: first.parse().ok()?,
             rewrite: Some((u32::from_str_radix(number, 16).ok()?, id.parse().ok()?)),
@@ -116,7 +121,8 @@ impl Repository {
     /// Those that took a manifest's place, and their lengths, in the order of their names.
     fn rewritten(&self, first: ManifestId) -> Result<Vec<(ManifestName, u64)>> {
         let listed = self.store.list(&format!("{REWRITTEN}/{first}"))?;
-        let named = |object: crate::store::Listed| Some((ManifestName::of(&object.name)?, object.len));
+        let named =
+            |object: crate::store::Listed| Some((ManifestName::of(&object.name)?, object.len));
         let mut found: Vec<_> = listed.into_iter().filter_map(named).collect();
         found.sort_unstable();
         Ok(found)
@@ -141,13 +147,21 @@ impl Repository {
             })?,
         };
         found.ok_or_else(|| {
-            let text = format!("{} is missing in {}", first.object_name(), self.store.name());
+            let text = format!(
+                "{} is missing in {}",
+                first.object_name(),
+                self.store.name()
+            );
             unreadable(snapshot, Error::new(Kind::Corrupt, text))
         })
     }
 
     /// Reads one of a snapshot's manifests. The first is what the record names; a rewritten one must be of the same archive.
-    pub(crate) fn manifest_at(&self, snapshot: &SnapshotRecord, at: ManifestName) -> Result<Manifest> {
+    pub(crate) fn manifest_at(
+        &self,
+        snapshot: &SnapshotRecord,
+        at: ManifestName,
+    ) -> Result<Manifest> {
         let name = at.object_name();
         let bytes = self
             .store
@@ -223,13 +237,20 @@ impl Repository {
     ///
     /// The order matters (`format-spec/spec/protocol.md`): the later one is seen, then the collections are read, and none of them condemns a pack of it, then all of its packs are
     /// there. A collection that condemns one of them later finds the manifest before it removes anything.
-    pub(crate) fn settle_manifest(&self, snapshot: &SnapshotRecord) -> Result<Option<ManifestName>> {
+    pub(crate) fn settle_manifest(
+        &self,
+        snapshot: &SnapshotRecord,
+    ) -> Result<Option<ManifestName>> {
         let first = ManifestName::first(snapshot.manifest.id);
         let mut there = Vec::new();
         if self.store.len(&first.object_name())?.is_some() {
             there.push(first);
         }
-        there.extend(self.rewritten(first.first)?.into_iter().map(|(name, _)| name));
+        there.extend(
+            self.rewritten(first.first)?
+                .into_iter()
+                .map(|(name, _)| name),
+        );
         if let [] | [_] = there[..] {
             return Ok(there.first().copied());
         }
@@ -237,9 +258,8 @@ impl Repository {
         for (name, record) in self.collections()? {
             condemned.extend(record.map_err(|e| e.at(name))?.condemned);
         }
-        let stays = |pack| {
-            Ok(!condemned.contains(&pack) && self.store.len(&object_name(pack))?.is_some())
-        };
+        let stays =
+            |pack| Ok(!condemned.contains(&pack) && self.store.len(&object_name(pack))?.is_some());
         let Some((needed, _)) = self.last_whole(snapshot, &there, stays)? else {
             return Ok(None);
         };
@@ -274,7 +294,12 @@ mod tests {
         assert!(names.is_sorted());
         let objects = names.map(ManifestName::object_name);
         assert!(objects.is_sorted());
-        for name in ["manifests/x", "rewritten/x/y", "manifests", "rewritten/00000001-00"] {
+        for name in [
+            "manifests/x",
+            "rewritten/x/y",
+            "manifests",
+            "rewritten/00000001-00",
+        ] {
             assert_eq!(ManifestName::of(name), None, "{name}");
         }
     }

@@ -46,8 +46,11 @@ impl Repository {
         let list = self.snapshots()?;
         let pins = self.pins()?;
         if let Some(id) = wanted.iter().find(|id| pins.contains(id)) {
-            return Err(Error::new(Kind::Conflict, format!("snapshot {id} is pinned"))
-                .hint(format!("`cryostore unpin {id}` first, if it may go; nothing was deleted")));
+            return Err(
+                Error::new(Kind::Conflict, format!("snapshot {id} is pinned")).hint(format!(
+                    "`cryostore unpin {id}` first, if it may go; nothing was deleted"
+                )),
+            );
         }
         for record in &list.snapshots {
             if let Some(needed) = record.requires
@@ -84,7 +87,12 @@ impl Repository {
     }
 
     fn mark_deleted(&self, place: Place, reason: &str) -> Result<()> {
-        self.put_mark(MarkKind::Deletion, &deletion_name(place), place.snapshot, reason)
+        self.put_mark(
+            MarkKind::Deletion,
+            &deletion_name(place),
+            place.snapshot,
+            reason,
+        )
     }
 
     fn put_mark(&self, kind: MarkKind, name: &str, id: SnapshotId, reason: &str) -> Result<()> {
@@ -142,7 +150,9 @@ impl Repository {
             }
         }
         self.store().delete(&deletion_name(place))?;
-        if self.conclude(&session, outcome)? && matches!(self.entry(place)?, Some(Entry::Snapshot(_))) {
+        if self.conclude(&session, outcome)?
+            && matches!(self.entry(place)?, Some(Entry::Snapshot(_)))
+        {
             return Ok(());
         }
         Err(too_late("a collection went over it meanwhile".to_owned()))
@@ -153,7 +163,12 @@ impl Repository {
         self.require(Role::Write)?;
         self.put_mark(MarkKind::Pin, &pin_name(id), id, reason)?;
         // A deletion may have come between the caller's look and the pin.
-        if self.snapshots()?.snapshots.iter().any(|record| record.id == id) {
+        if self
+            .snapshots()?
+            .snapshots
+            .iter()
+            .any(|record| record.id == id)
+        {
             return Ok(());
         }
         Err(Error::new(Kind::Conflict, format!("snapshot {id} was deleted meanwhile"))
@@ -169,7 +184,10 @@ impl Repository {
     /// The snapshots that are pinned.
     pub fn pins(&self) -> Result<HashSet<SnapshotId>> {
         let listed = self.store().list(PINS)?;
-        Ok(listed.iter().filter_map(|object| pinned_by(&object.name)).collect())
+        Ok(listed
+            .iter()
+            .filter_map(|object| pinned_by(&object.name))
+            .collect())
     }
 }
 

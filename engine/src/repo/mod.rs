@@ -21,13 +21,13 @@ use crate::memory::Memory;
 use crate::store::Store;
 
 pub(crate) use collections::{collection_name, collection_of};
-pub use manifests::{ManifestName, manifest_name};
 pub(crate) use manifests::REWRITTEN;
+pub use manifests::{ManifestName, manifest_name};
 pub(crate) use marks::{deleted_place, deletion_name, pinned_by};
 pub(crate) use session::Renewing;
 pub use session::{LiveSession, Session, Terms};
-pub(crate) use snapshots::{place_name, place_of};
 pub use snapshots::{Filter, SnapshotList, snapshot_name};
+pub(crate) use snapshots::{place_name, place_of};
 
 /// A repository that is open.
 #[derive(Debug, Clone)]
@@ -38,6 +38,22 @@ pub struct Repository {
     env: Arc<dyn Env>,
     cache: Option<PathBuf>,
     memory: Memory,
+}
+
+/// True for the name of a directory, right below the root, whose objects are ours, of this version or a later one.
+pub(crate) fn is_ours(directory: &str) -> bool {
+    let known = [
+        "packs",
+        "index",
+        "manifests",
+        REWRITTEN,
+        "snapshots",
+        "sessions",
+        "gc",
+        "pins",
+    ];
+    let reserved = ["keys", "catalogue", "moves", "damaged", "probe"];
+    known.contains(&directory) || reserved.contains(&directory)
 }
 
 impl Repository {

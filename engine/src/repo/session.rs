@@ -34,19 +34,28 @@ pub struct Terms {
     condemned: HashSet<PackId>,
     given_up: HashSet<Place>,
     leave: HashSet<PackId>,
+    /// What was condemned is not known: a record is damaged.
+    alone: bool,
 }
 
 impl Terms {
     /// True for a pack that must not be referred to.
     #[must_use]
     pub fn condemns(&self, pack: PackId) -> bool {
-        self.condemned.contains(&pack)
+        let own = || self.prefix == Some(SessionPrefix::in_id(pack.as_bytes()));
+        self.condemned.contains(&pack) || (self.alone && !own())
     }
 
     /// True for a snapshot that cannot be brought back.
     #[must_use]
     pub fn gives_up(&self, place: Place) -> bool {
-        self.given_up.contains(&place)
+        self.alone || self.given_up.contains(&place)
+    }
+
+    /// True if nothing is referred to that was stored before: a record of a collection is damaged.
+    #[must_use]
+    pub const fn is_alone(&self) -> bool {
+        self.alone
     }
 
     /// Packs that are not referred to anew, if it can be helped.
@@ -95,9 +104,16 @@ impl<'r> Session<'r> {
         };
         let mut named = Vec::new();
         for (name, record) in repo.collections()? {
-            let record = record.map_err(|e| {
-                e.at(name).hint("nothing was done. What this record condemned is not known; when no `cryostore gc` is at work anywhere, remove the object, then run `cryostore gc`")
-            })?;
+            let record = match record {
+                Err(e) if e.kind() == Kind::Corrupt => {
+                    tracing::warn!(
+                        "{name} is damaged: nothing is referred to that was stored before ({e})"
+                    );
+                    terms.alone = true;
+                    continue;
+                }
+                record => record?,
+            };
             if record.condemned.len() + record.given_up.len() > 0 {
                 named.push(record.id);
             }
@@ -202,7 +218,10 @@ fn encode(record: &SessionRecord) -> Result<Vec<u8>> {
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         if self.unsettled.load(Ordering::SeqCst) {
-            tracing::warn!("session {} is left: what became of its commit is not known; `cryostore gc` will settle it", self.id);
+            tracing::warn!(
+                "session {} is left: what became of its commit is not known; `cryostore gc` will settle it",
+                self.id
+            );
         } else if let Err(e) = self.repo.store().delete(&object_name(self.id)) {
             // A record that stays because the store fails right now is what a killed process leaves: a collector ends it.
             tracing::warn!("session {} could not be ended: {e}", self.id);

@@ -1,13 +1,13 @@
 //! What the golden vectors hold, as values.
 
 use cryostore_format::collection::CollectionRecord;
-use cryostore_format::mark::Mark;
 use cryostore_format::delta::{BaseRun, DeltaFrame, DeltaTable, Deltas, TablePack};
 use cryostore_format::envelope::Codec;
 use cryostore_format::manifest::{
     AddressRun, Body, Layout, Manifest, MapOf, PageMap, Piece, Role, RunPlace, Stream, StreamIndex,
     Transform,
 };
+use cryostore_format::mark::Mark;
 use cryostore_format::pack::{Directory, FrameHeader, FrameKind, chunks_digest};
 use cryostore_format::patch::PatchWriter;
 use cryostore_format::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};

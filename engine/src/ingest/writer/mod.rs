@@ -228,11 +228,7 @@ impl<'r> Writer<'r> {
     }
 
     /// One that finds only its own chunks: all that comes is stored once more.
-    pub(super) fn anew(
-        repo: &'r Repository,
-        terms: Arc<Terms>,
-        monitor: &'r dyn Monitor,
-    ) -> Self {
+    pub(super) fn anew(repo: &'r Repository, terms: Arc<Terms>, monitor: &'r dyn Monitor) -> Self {
         Self {
             anew: true,
             // Until ids of this session go into it.

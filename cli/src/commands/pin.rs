@@ -1,0 +1,100 @@
+//! `cryostore pin` and `cryostore unpin`
+
+use std::fmt;
+
+use clap::Args;
+use cryostore_engine::Filter;
+use cryostore_engine::format::SnapshotId;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::exit::Failure;
+use crate::text::short;
+
+/// Keep snapshots from being deleted
+///
+/// `delete` and `prune` refuse them, and nothing of them is freed, until `cryostore unpin`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cryostore pin 3f9a2b1c --reason 'before the upgrade'")]
+pub(crate) struct PinArgs {
+    /// Ids, or at least four of their first characters; `latest`
+    #[arg(value_name = "ID", required = true)]
+    snapshots: Vec<String>,
+    /// Kept with the pin
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+}
+
+/// Let pinned snapshots be deleted again
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cryostore unpin 3f9a2b1c")]
+pub(crate) struct UnpinArgs {
+    /// Ids, or at least four of their first characters; `latest`
+    #[arg(value_name = "ID", required = true)]
+    snapshots: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pinned: Vec<SnapshotId>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unpinned: Vec<SnapshotId>,
+    #[serde(skip)]
+    id_len: usize,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for id in &self.pinned {
+            writeln!(f, "pinned {}", short(*id, self.id_len))?;
+        }
+        for id in &self.unpinned {
+            writeln!(f, "unpinned {}", short(*id, self.id_len))?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn pin(args: &PinArgs, context: &Context) -> Result<(), Failure> {
+    let repo = context.repository()?;
+    let list = context.snapshots(&repo)?;
+    let mut pinned = Vec::new();
+    for text in &args.snapshots {
+        pinned.push(list.find(text, &Filter::default())?.id);
+    }
+    for id in &pinned {
+        repo.pin(*id, &args.reason)?;
+    }
+    context.output.show(&Report {
+        pinned,
+        unpinned: Vec::new(),
+        id_len: list.id_len(),
+    })
+}
+
+pub(crate) fn unpin(args: &UnpinArgs, context: &Context) -> Result<(), Failure> {
+    let repo = context.repository()?;
+    // Also of snapshots that were deleted at the same time.
+    let found = repo.snapshots_and_deleted()?;
+    let mut list = cryostore_engine::SnapshotList {
+        snapshots: found.snapshots,
+        ..Default::default()
+    };
+    list.snapshots
+        .extend(found.deleted.into_iter().map(|(record, _)| record));
+    let mut unpinned = Vec::new();
+    for text in &args.snapshots {
+        unpinned.push(list.find(text, &Filter::default())?.id);
+    }
+    for id in &unpinned {
+        repo.unpin(*id)?;
+    }
+    context.output.show(&Report {
+        pinned: Vec::new(),
+        unpinned,
+        id_len: list.id_len(),
+    })
+}

@@ -220,7 +220,7 @@ fn mark(
     let (mut needed, mut rest) = (Vec::new(), HashMap::new());
     for (place, (len, deleted)) in &places {
         let Some(record) = entry(repo, *place, *len, *deleted, options, known, seen)? else {
-            if deleted.is_some() && !seen.recorded.contains(place) && *len == 0 {
+            if deleted.is_some() && !seen.recorded.contains(place) {
                 let name = deletion_name(*place);
                 let bytes = deleted.unwrap_or_default();
                 seen.leftover_marks

@@ -24,8 +24,9 @@ pub use self::estimate::freed_by;
 use self::look::{Known, Seen, look};
 use self::plan::{Plan, of_place, plan};
 pub use self::sparse::SparsePack;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::index::Index;
+use crate::limits;
 use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack::{self, directories::Directories};
 use crate::repo::{Repository, collection_name, deletion_name};
@@ -99,6 +100,7 @@ pub fn collect(repo: &Repository, options: &GcOptions, monitor: &dyn Monitor) ->
     let mut known = Known::default();
     let mut own = Vec::new();
     for round in 0..ROUNDS {
+        let looked = repo.env().elapsed();
         let mut seen = look(repo, options, &mut known, round == 0, monitor)?;
         let leaving = (round > 0).then(|| std::mem::take(&mut report.leaving));
         let mut plan = plan(&seen, leaving);
@@ -113,7 +115,8 @@ pub fn collect(repo: &Repository, options: &GcOptions, monitor: &dyn Monitor) ->
             report.at_work = at_work;
             break;
         }
-        let condemned = apply(repo, &seen, &plan, round == 0, monitor)?;
+        let awake = Awake { repo, looked };
+        let condemned = apply(&awake, &seen, &plan, round == 0, monitor)?;
         report.removed = true;
         // What the round before put and is done with is nobody's garbage.
         plan.remove.retain(|object| !own.contains(&object.name));
@@ -167,31 +170,54 @@ impl GcReport {
     }
 }
 
+/// What was seen must not be old when something is removed for it: a pack whose put comes late is condemned only as long as the record stays.
+struct Awake<'r> {
+    repo: &'r Repository,
+    looked: Duration,
+}
+
+impl Awake<'_> {
+    fn check(&self) -> Result<()> {
+        let since = self.repo.env().elapsed().saturating_sub(self.looked);
+        if since < limits::LATE_PUTS / 2 {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Interrupted,
+            format!("what was seen is {} minutes old", since.as_secs() / 60),
+        )
+        .hint("nothing that is needed was removed; run it again, it goes on where it was"))
+    }
+}
+
 /// Does what the plan says; the records that it put come back. Snapshots are given up before their manifests go, manifests go before packs: a reader takes the first manifest that a
 /// snapshot has, and must not find its packs gone. A crash between leaves only what the next run finds again.
 fn apply(
-    repo: &Repository,
+    awake: &Awake<'_>,
     seen: &Seen,
     plan: &Plan,
     first: bool,
     monitor: &dyn Monitor,
 ) -> Result<Vec<CollectionId>> {
+    let repo = awake.repo;
     let leaving = &plan.leaving;
     if first && !leaving.is_empty() && leave::told(seen, leaving).is_none() {
         repo.put_collection(|record| record.leave = leaving.iter().map(|pack| pack.id).collect())?;
     }
     for (place, manifests) in &plan.give_up {
+        awake.check()?;
         repo.give_up(*place)?;
         for name in manifests {
             repo.store().delete(&name.object_name())?;
         }
         repo.store().delete(&deletion_name(*place))?;
     }
-    remove(repo, &plan.remove, monitor)?;
+    remove(awake, &plan.remove, monitor)?;
     condemn(repo, plan)
 }
 
-fn remove(repo: &Repository, garbage: &[Garbage], monitor: &dyn Monitor) -> Result<()> {
+fn remove(awake: &Awake<'_>, garbage: &[Garbage], monitor: &dyn Monitor) -> Result<()> {
+    let repo = awake.repo;
     let index = Index::open_without_segments(
         repo.index_dir().as_deref().filter(|dir| dir.exists()),
         repo.memory(),
@@ -200,6 +226,7 @@ fn remove(repo: &Repository, garbage: &[Garbage], monitor: &dyn Monitor) -> Resu
     let mut directories = Directories::new(repo.store().clone(), repo.cache());
     for (done, object) in (0..).zip(garbage) {
         keep_going(monitor)?;
+        awake.check()?;
         monitor.progress(Phase::Collect, done, Some(garbage.len() as u64));
         if object.reason == LEFTOVER {
             repo.store().remove_leftover(&object.name)?;

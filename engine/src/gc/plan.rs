@@ -111,7 +111,7 @@ pub(super) fn plan(seen: &Seen, leaving: Option<Vec<SparsePack>>) -> Plan {
     }
     plan.kept_bytes += seen.other_bytes;
     plan.leaving = leaving.unwrap_or_else(|| leave::choose(seen));
-    records_to_remove(seen, &free, &free_places, &mut plan);
+    records_to_remove(seen, &free_places, &mut plan);
     plan
 }
 
@@ -166,15 +166,11 @@ fn segments_to_remove(seen: &Seen, free: &HashSet<PackId>, plan: &mut Plan) {
 }
 
 /// Records of which all that they condemn and give up is gone, and hints that another one takes the place of.
-fn records_to_remove(
-    seen: &Seen,
-    free: &HashSet<PackId>,
-    free_places: &HashSet<Place>,
-    plan: &mut Plan,
-) {
+fn records_to_remove(seen: &Seen, free_places: &HashSet<Place>, plan: &mut Plan) {
     let told = leave::told(seen, &plan.leaving);
     for (record, bytes) in &seen.records {
-        let binds = |pack: &PackId| seen.packs.contains_key(pack) && !free.contains(pack);
+        // Not in the run that removes them: a put that comes late must find the record.
+        let binds = |pack: &PackId| seen.packs.contains_key(pack);
         let holds = |place: &Place| seen.recorded.contains(place) && !free_places.contains(place);
         let is_done = !record.condemned.iter().any(binds)
             && !record.given_up.iter().any(holds)

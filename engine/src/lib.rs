@@ -47,7 +47,7 @@ pub use rebuild::{Rebuilt, rebuild_index};
 pub use repo::{Filter, LiveSession, Repository, SnapshotList};
 pub use restore::{CheckpointReader, ExportStats, Output, PageFrame, UnpackStats, export, unpack};
 pub use stats::{SnapshotStats, Stats, stats};
-pub use store::{Listed, Store};
+pub use store::{Listed, Scheme, Store, StoreOptions};
 
 /// What the benchmarks measure alone. No part of the interface: it may change in any version.
 #[doc(hidden)]

@@ -1,5 +1,7 @@
 //! Owns every bound of the engine, each with its reason. Those of the stored format are in `cryostore_format::limits`.
 
+use std::time::Duration;
+
 use zstd::zstd_safe::CParameter;
 
 /// 1 MiB: large enough that a system call, a channel send and a rayon split cost nothing per page; what was read and digested is still in the caches when it
@@ -48,6 +50,34 @@ pub const USES_WORDS: usize = 8 << 20;
 pub const PACK_CHUNKS: u32 = 1 << 20;
 /// Packs in flight to the store, besides the one being filled: 32 MiB.
 pub const UPLOADS: usize = 2;
+/// Packs in flight that may be asked for: 17 MiB of memory each, over the stated sum.
+pub const MOST_UPLOADS: usize = 16;
+/// Ranges that are asked for at once: at 30 ms a request and 1 MiB each some 250 MB/s, and few enough connections for any server.
+pub const DOWNLOADS: usize = 8;
+/// Ranges at once that may be asked for.
+pub const MOST_DOWNLOADS: usize = 64;
+/// 60 s without a byte, and a connection is dead. A slow link is not: with a full socket buffer (4 MiB) at 32 KiB/s the kernel takes new bytes every 43 s.
+pub const STALL: Duration = Duration::from_secs(60);
+/// 10 s to connect: three times the first packet is sent again (1, 2, 4 s).
+pub const CONNECT: Duration = Duration::from_secs(10);
+/// 10 retries, waits from 0.1 to 8 s: some 30 s of a store that refuses connections, such as one that is started again.
+pub const RETRIES: usize = 10;
+/// See [`RETRIES`].
+pub const MOST_RETRIES: usize = 100;
+/// No retry after 5 minutes: what is sent again has the signature of the first time, which is good for 15 minutes.
+pub const RETRY: Duration = Duration::from_secs(300);
+/// 64 KiB handed to a connection at a time: progress on the slowest link shows every 2 s.
+pub const SEND_LEN: usize = 64 << 10;
+/// Bytes that Linux keeps of a connection at most (`tcp_wmem`): they are sent, and still on their way.
+pub const SOCKET_BUFFER: u64 = 4 << 20;
+/// Bytes a second of the slowest connection that a pack has to get through: 1 Mbit/s, shared by four.
+pub const SLOWEST_LINK: u64 = 32 << 10;
+/// A create whose outcome is not clear, and that left nothing, is tried so often: S3 answers 409 to two that meet, once or twice.
+pub const CREATE_TRIES: u32 = 5;
+/// First wait between these; each further one is twice as long: 1.5 s in all.
+pub const CREATE_WAIT: Duration = Duration::from_millis(100);
+/// A read from a network file system whose file was replaced meanwhile (ESTALE), or is not seen yet (a negative cache), is tried so often.
+pub const STALE_TRIES: u32 = 5;
 
 /// zstd level of frames. Level 1 reaches 1.91 on real page images at 64 KiB; level 3 costs twice the time for 2 %.
 pub const ZSTD_LEVEL: i32 = 1;

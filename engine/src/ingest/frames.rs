@@ -119,7 +119,7 @@ impl<'r> FrameSink<'r> {
         Self {
             env: repo.env(),
             store: store.clone(),
-            uploads: store.uploads(limits::UPLOADS),
+            uploads: store.uploads(),
             base,
             kept: KeptFrames::at_most(repo.memory().kept_by_import()),
             open: Default::default(),

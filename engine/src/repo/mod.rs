@@ -72,7 +72,8 @@ impl Repository {
         let bytes = store
             .get(OBJECT_NAME, format_limits::RECORD_MAX)
             .map_err(|e| match e.kind() {
-                Kind::NotFound => Error::new(
+                // With advice: it is the bucket that is not there.
+                Kind::NotFound if e.advice().is_none() => Error::new(
                     Kind::NotFound,
                     format!("there is no repository in {}", store.name()),
                 )

@@ -11,7 +11,9 @@ mod snapshots;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cryostore_format::repository::{Defaults, OBJECT_NAME, RepositoryRecord, Role};
+use cryostore_format::repository::{
+    Defaults, OBJECT_NAME, Probed, RepositoryRecord, Role, SINGLE_WRITER,
+};
 use cryostore_format::{IdKey, RepositoryId, limits as format_limits};
 
 use crate::env::{Env, random_id, timestamp};
@@ -25,6 +27,17 @@ pub use manifests::manifest_name;
 pub use session::{LiveSession, Session};
 pub(crate) use snapshots::place_of;
 pub use snapshots::{Filter, SnapshotList, snapshot_name};
+
+/// How a repository is made.
+#[derive(Debug, Clone, Default)]
+pub struct InitOptions {
+    /// What imports do if they are not told otherwise.
+    pub defaults: Defaults,
+    /// What the store was seen to do.
+    pub probed: Option<Probed>,
+    /// One process at a time will ever write to it: objects are looked for and then put, on a store that cannot create.
+    pub single_writer: bool,
+}
 
 /// A repository that is open.
 #[derive(Debug, Clone)]
@@ -43,14 +56,36 @@ impl Repository {
         Self::init_with(store, env, Defaults::default())
     }
 
-    /// Makes a new repository in a store, with defaults of its own.
+    /// Makes a new repository in a store, with defaults of its own. The store is not probed: who opens a store that others made asks [`Store::probe`] first.
     pub fn init_with(store: &Store, env: &dyn Env, defaults: Defaults) -> Result<RepositoryId> {
+        let options = InitOptions {
+            defaults,
+            ..InitOptions::default()
+        };
+        Self::init_as(store, env, options)
+    }
+
+    /// Makes a new repository in a store.
+    pub fn init_as(store: &Store, env: &dyn Env, options: InitOptions) -> Result<RepositoryId> {
+        let InitOptions {
+            defaults,
+            probed,
+            single_writer,
+        } = options;
         let id = RepositoryId::from_bytes(random_id(env));
         let key = IdKey::from_bytes(env.random());
-        let record = RepositoryRecord {
+        let mut record = RepositoryRecord {
             defaults,
+            probed,
             ..RepositoryRecord::new(id, &key, timestamp(env))
         };
+        let mut store = store.clone();
+        if single_writer {
+            let name = || SINGLE_WRITER.to_owned();
+            record.features.write.push(name());
+            record.features.collect.push(name());
+            store = store.for_single_writer();
+        }
         let bytes = record
             .encode()
             .map_err(|e| Error::new(Kind::Internal, "the repository's record").because(e))?;
@@ -85,6 +120,13 @@ impl Repository {
             .map_err(|e| Error::stored(format!("{OBJECT_NAME} in {}", store.name()), e))?;
         let key = record.id_key().map_err(|e| Error::stored(OBJECT_NAME, e))?;
         let cache = cache_root.map(|root| root.join(record.id.to_string()));
+        let mut store = store;
+        if record.has_single_writer() {
+            store = store.for_single_writer();
+        }
+        if record.probed.as_ref().is_some_and(|probed| !probed.ranges) {
+            store = store.without_ranges();
+        }
         Ok(Self {
             store,
             record,

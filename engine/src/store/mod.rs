@@ -10,8 +10,10 @@ mod explain;
 mod files;
 #[cfg(feature = "http")]
 mod http;
+mod neighbours;
 mod options;
 mod place;
+mod probe;
 
 use std::fmt;
 use std::ops::Range;
@@ -26,10 +28,12 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 use self::explain::{Whose, explain};
+pub use self::neighbours::Neighbours;
 pub use self::options::StoreOptions;
 use self::options::Tuning;
 use self::place::Bucket;
 pub use self::place::Scheme;
+pub use self::probe::Probe;
 use crate::bridge::{Bridge, Tasks};
 use crate::error::{Error, Kind, Result};
 
@@ -50,8 +54,12 @@ pub struct Store {
     whose: Arc<Whose>,
     tuning: Tuning,
     local: Option<PathBuf>,
-    /// It cannot create, and has one writer only.
+    /// All of the bucket, and where in it this is.
+    bucket: Option<(Arc<dyn ObjectStore>, Path)>,
+    /// It has one writer only: it may be one that cannot create.
     single_writer: bool,
+    /// It gives parts of objects.
+    gives_ranges: bool,
 }
 
 impl fmt::Debug for Store {
@@ -75,13 +83,14 @@ impl Store {
         let bucket = Bucket::parse(storage)?;
         let client = cloud::open(&bucket, options)?;
         let objects: Arc<dyn ObjectStore> = if bucket.prefix.as_ref().is_empty() {
-            client
+            Arc::clone(&client)
         } else {
-            Arc::new(PrefixStore::new(client, bucket.prefix))
+            Arc::new(PrefixStore::new(Arc::clone(&client), bucket.prefix.clone()))
         };
         Ok(Self {
             objects,
             bridge: Bridge::new()?,
+            bucket: Some((client, bucket.prefix)),
             whose: Arc::new(Whose {
                 name: storage.trim_end_matches('/').to_owned(),
                 credentials: options.credentials.clone(),
@@ -90,6 +99,7 @@ impl Store {
             tuning: options.tuning,
             local: None,
             single_writer: false,
+            gives_ranges: true,
         })
     }
 
@@ -136,8 +146,10 @@ impl Store {
                 endpoint: None,
             }),
             tuning: Tuning::default(),
+            bucket: None,
             local: None,
             single_writer: false,
+            gives_ranges: true,
         })
     }
 
@@ -146,6 +158,15 @@ impl Store {
     pub fn for_single_writer(self) -> Self {
         Self {
             single_writer: true,
+            ..self
+        }
+    }
+
+    /// The same, of which it is known that it gives whole objects only.
+    #[must_use]
+    pub fn without_ranges(self) -> Self {
+        Self {
+            gives_ranges: false,
             ..self
         }
     }
@@ -211,6 +232,14 @@ impl Store {
         path: &Path,
         ranges: &[Range<u64>],
     ) -> object_store::Result<Vec<Bytes>> {
+        if !self.gives_ranges {
+            let whole = self.objects.get(path).await?.bytes().await?;
+            let part = |range: &Range<u64>| {
+                let at = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX).min(whole.len());
+                whole.slice(at(range.start)..at(range.end))
+            };
+            return Ok(ranges.iter().map(part).collect());
+        }
         let one = |range: Range<u64>| async move {
             let mut part = self.objects.get_ranges(path, &[range]).await?;
             Ok(part.pop().unwrap_or_default())

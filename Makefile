@@ -1,13 +1,13 @@
 # Two of these do all set-up by themselves on a new machine with Rust: `make demo` and `make test`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt lint doc coverage bench compare fuzz typos clean
+.PHONY: help setup demo test test-heavy check fmt lint doc coverage bench compare fuzz typos clean
 
 # One target folder, outside the clone, for everything below and for CI.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cryostore/target
 
 help: ## what there is (this list)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## look for what a build needs; as root on Debian, install what is missing
 	@scripts/setup.sh build && echo "nothing is missing"
@@ -17,6 +17,9 @@ demo: ## build, take checkpoints of a small workload, store them, get one back, 
 
 test: ## all tests; ARGS="--test NAME" or ARGS="-- NAME" for some
 	@scripts/test.sh $(ARGS)
+
+test-heavy: ## all tests, with more servers: SeaweedFS, s3s-fs, garage (compiled once, some 20 minutes)
+	@CRYOSTORE_SERVERS=heavy scripts/test.sh $(ARGS)
 
 check: ## everything that CI does
 	@.ci/run

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # scripts/test.sh [ARGUMENT OF cargo test…]: every test of the workspace, and one line that sums them up.
+# The stores of others that some of them use are started and ended around them (scripts/servers.sh); CRYOSTORE_SERVERS chooses
+# which: `light` (what CI has), `heavy` (all; `make test-heavy`) or `none` (their tests say that they are skipped).
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 scripts/setup.sh build
@@ -10,7 +12,14 @@ build "building the tests" test "${locked[@]}" --release --workspace --no-run
 log=$(mktemp)
 at_exit "rm -f '$log'"
 status=0
-cargo test "${locked[@]}" --release --workspace --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
+servers=()
+case ${CRYOSTORE_SERVERS:-light} in
+none) say "no servers: the tests against them are skipped" ;;
+light) servers=(scripts/servers.sh run) ;;
+heavy) servers=(scripts/servers.sh run heavy) ;;
+*) die "CRYOSTORE_SERVERS is light, heavy or none" ;;
+esac
+"${servers[@]}" cargo test "${locked[@]}" --release --workspace --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
 summary=$(sed 's/\x1b\[[0-9;]*m//g' "$log" |
   awk '/^test result:/ {p += $4; f += $6; s += $8} END {printf "%d passed, %d failed, %d skipped", p, f, s}')
 printf '\n%s\n' "$summary" | tee "$CARGO_TARGET_DIR/last-test-summary"

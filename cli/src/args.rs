@@ -30,9 +30,12 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// The repository: a directory or a file:// URL [env: CRYOSTORE_STORAGE]
+    /// The repository: a directory, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX [env: CRYOSTORE_STORAGE]
     #[arg(long, global = true, value_name = "DIR|URL")]
     storage: Option<String>,
+    /// Say more about the storage, such as endpoint=URL or region=NAME; may be repeated
+    #[arg(long = "storage-option", global = true, value_name = "KEY=VALUE")]
+    storage_options: Vec<String>,
     /// Print the result as one JSON document; errors and warnings are JSON lines on stderr
     #[arg(long, global = true)]
     json: bool,
@@ -80,6 +83,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     };
     let Global {
         storage,
+        storage_options,
         json,
         verbose,
         quiet,
@@ -91,6 +95,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     let context = Context::new(
         Flags {
             storage,
+            storage_options,
             cache_dir,
             no_cache,
             max_memory,

@@ -7,9 +7,13 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use cryostore_engine::{Error, Memory};
+use cryostore_engine::{Error, Memory, StoreOptions};
 
+use self::storage::Pair;
 use crate::exit::Failure;
+
+mod aws;
+mod storage;
 
 /// Shown by `cryostore help` and in the man page.
 pub(crate) const HELP: &str = "\
@@ -18,8 +22,11 @@ Settings, the first that is given counts:
   --storage    CRYOSTORE_STORAGE      storage
   --cache-dir  CRYOSTORE_CACHE_DIR    cache_dir
   --max-memory CRYOSTORE_MAX_MEMORY   max_memory
+  --storage-option                    storage_options, a table; the variable CRYOSTORE_STORAGE_OPTIONS
+                                      holds KEY=VALUE pairs with spaces between them
 The files are $XDG_CONFIG_HOME/cryostore/config.toml (~/.config/cryostore/config.toml), then
-/etc/cryostore/config.toml. CRYOSTORE_LOG sets what -v shows, such as `debug`.";
+/etc/cryostore/config.toml. CRYOSTORE_LOG sets what -v shows, such as `debug`.
+Credentials of buckets are found where the clouds' own tools look: AWS_…, ~/.aws, AZURE_…, GOOGLE_….";
 
 const SYSTEM_FILE: &str = "/etc/cryostore/config.toml";
 
@@ -27,6 +34,8 @@ const SYSTEM_FILE: &str = "/etc/cryostore/config.toml";
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Flags {
     pub(crate) storage: Option<String>,
+    /// Each `KEY=VALUE`.
+    pub(crate) storage_options: Vec<String>,
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) no_cache: bool,
     pub(crate) max_memory: Option<String>,
@@ -36,6 +45,8 @@ pub(crate) struct Flags {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) storage: Option<String>,
+    /// What else is known of it.
+    pub(crate) storage_options: Option<StoreOptions>,
     /// None: no caches.
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) memory: Memory,
@@ -80,6 +91,7 @@ impl Surroundings<'_> {
 #[derive(Debug, Default)]
 struct File {
     storage: Option<String>,
+    storage_options: Vec<Pair>,
     cache_dir: Option<PathBuf>,
     max_memory: Option<String>,
 }
@@ -107,6 +119,32 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
         .or(variable.transpose()?)
         .or(user.storage)
         .or(system.storage);
+
+    let storage_options = match &storage {
+        Some(storage) => {
+            let in_variable = around.get("CRYOSTORE_STORAGE_OPTIONS").unwrap_or_default();
+            let in_variable = in_variable.to_string_lossy();
+            let pairs = |what: &str, words: &mut dyn Iterator<Item = &str>| {
+                words
+                    .map(|word| storage::pair(what, word))
+                    .collect::<Result<Vec<_>, _>>()
+            };
+            let variable = pairs(
+                "CRYOSTORE_STORAGE_OPTIONS",
+                &mut in_variable.split_whitespace(),
+            )?;
+            let mut flags = flags.storage_options.iter().map(String::as_str);
+            let flag = pairs("--storage-option", &mut flags)?;
+            let said: &storage::Said<'_> = &[
+                (SYSTEM_FILE, &system.storage_options),
+                ("the user's configuration file", &user.storage_options),
+                ("CRYOSTORE_STORAGE_OPTIONS", &variable),
+                ("--storage-option", &flag),
+            ];
+            Some(storage::gather(storage, said, around)?)
+        }
+        None => None,
+    };
 
     let default = || {
         let below_home = around
@@ -142,6 +180,7 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
     let memory = memory.map_or_else(|| Ok(Memory::default()), |text| memory_of(&text))?;
     Ok(Settings {
         storage,
+        storage_options,
         cache_dir,
         memory,
     })
@@ -198,6 +237,10 @@ impl File {
         })?;
         let mut out = Self::default();
         for (key, value) in table {
+            if key == "storage_options" {
+                out.storage_options = options_table(&file.to_string(), &value)?;
+                continue;
+            }
             let Some(value) = value.as_str().filter(|value| !value.is_empty()) else {
                 return Err(Failure::usage(
                     format!("{file}: the value of `{key}` is not a string"),
@@ -217,13 +260,35 @@ impl File {
                 _ => {
                     return Err(Failure::usage(
                         format!("{file}: the key `{key}` is not known"),
-                        "the keys are `storage`, `cache_dir` and `max_memory`",
+                        "the keys are `storage`, `storage_options`, `cache_dir` and `max_memory`",
                     ));
                 }
             }
         }
         Ok(out)
     }
+}
+
+/// Keys and strings, numbers or truths.
+fn options_table(file: &str, value: &toml::Value) -> Result<Vec<Pair>, Failure> {
+    let wrong = |what: &str| {
+        Failure::usage(
+            format!("{file}: {what}"),
+            "write a line [storage_options] and below it lines such as region = \"eu-central-1\"",
+        )
+    };
+    let table = value
+        .as_table()
+        .ok_or_else(|| wrong("`storage_options` is not a table"))?;
+    let text = |(key, value): (&String, &toml::Value)| match value {
+        toml::Value::String(text) => Ok((key.clone(), text.clone())),
+        toml::Value::Integer(number) => Ok((key.clone(), number.to_string())),
+        toml::Value::Boolean(truth) => Ok((key.clone(), truth.to_string())),
+        _ => Err(wrong(&format!(
+            "the value of the option `{key}` is not a string, a number, true or false"
+        ))),
+    };
+    table.iter().map(text).collect()
 }
 
 /// A path in a file means the same wherever the program is started.

@@ -46,13 +46,14 @@ impl Context {
 
     /// The place for a repository, which is made if it is not there.
     pub(crate) fn new_store(&self) -> Result<Store, Failure> {
-        Ok(Store::open(&self.settings()?.0, true)?)
+        let (storage, settings) = self.settings()?;
+        store(&storage, true, &settings)
     }
 
     /// The repository.
     pub(crate) fn repository(&self) -> Result<Repository, Failure> {
         let (storage, settings) = self.settings()?;
-        let store = Store::open(&storage, false)?;
+        let store = store(&storage, false, &settings)?;
         let repo = self.open(store, settings.cache_dir.as_deref())?;
         Ok(repo.with_memory(settings.memory))
     }
@@ -70,4 +71,11 @@ impl Context {
         }
         Ok(list)
     }
+}
+
+fn store(storage: &str, create: bool, settings: &Settings) -> Result<Store, Failure> {
+    Ok(match &settings.storage_options {
+        Some(options) => Store::open_with(storage, create, options)?,
+        None => Store::open(storage, create)?,
+    })
 }

@@ -19,7 +19,7 @@ impl Bridge {
             .worker_threads(1)
             .max_blocking_threads(8)
             .thread_name("cryostore-io")
-            .enable_time()
+            .enable_all()
             .build()
             .map(|runtime| Self(Arc::new(runtime)))
             .map_err(|e| Error::io("starting the I/O threads", e))

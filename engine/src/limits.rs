@@ -50,6 +50,38 @@ pub const USES_WORDS: usize = 8 << 20;
 pub const PACK_CHUNKS: u32 = 1 << 20;
 /// Packs in flight to the store, besides the one being filled: 32 MiB.
 pub const UPLOADS: usize = 2;
+/// Packs in flight that may be asked for: 17 MiB of memory each, over the stated sum.
+pub const MOST_UPLOADS: usize = 16;
+/// Ranges that are asked for at once: at 30 ms a request and 1 MiB each some 250 MB/s, and few enough connections for any server.
+pub const DOWNLOADS: usize = 8;
+/// Ranges at once that may be asked for.
+pub const MOST_DOWNLOADS: usize = 64;
+/// 60 s without a byte, and a connection is dead. A slow link is not: with a full socket buffer (4 MiB) at 32 KiB/s the kernel takes new bytes every 43 s.
+pub const STALL: Duration = Duration::from_secs(60);
+/// 10 s to connect: three times the first packet is sent again (1, 2, 4 s).
+pub const CONNECT: Duration = Duration::from_secs(10);
+/// 12 retries, waits from 0.1 to 5 s that grow by half: some 20 s of a store that refuses connections, such as one that is started again.
+pub const RETRIES: usize = 12;
+/// See [`RETRIES`].
+pub const MOST_RETRIES: usize = 100;
+/// No retry after 5 minutes: what is sent again has the signature of the first time, which is good for 15 minutes.
+pub const RETRY: Duration = Duration::from_secs(300);
+/// 64 KiB handed to a connection at a time: progress on the slowest link shows every 2 s.
+pub const SEND_LEN: usize = 64 << 10;
+/// Bytes that Linux keeps of a connection at most (`tcp_wmem`): they are sent, and still on their way.
+pub const SOCKET_BUFFER: u64 = 4 << 20;
+/// Bytes a second of the slowest connection that a pack has to get through: 1 Mbit/s, shared by four.
+pub const SLOWEST_LINK: u64 = 32 << 10;
+/// 64 writers race for one name when a store is probed: a server here that checks and then puts was found out by 16 in 2 of 10 races.
+pub const PROBE_WRITERS: usize = 64;
+/// See [`PROBE_WRITERS`].
+pub const PROBE_RACES: usize = 3;
+/// A create whose outcome is not clear, and that left nothing, is tried so often: S3 answers 409 to two that meet, once or twice.
+pub const CREATE_TRIES: u32 = 5;
+/// First wait between these; each further one is twice as long: 1.5 s in all.
+pub const CREATE_WAIT: Duration = Duration::from_millis(100);
+/// A read from a network file system whose file was replaced meanwhile (ESTALE), or is not seen yet (a negative cache), is tried so often.
+pub const STALE_TRIES: u32 = 5;
 
 /// zstd level of frames. Level 1 reaches 1.91 on real page images at 64 KiB; level 3 costs twice the time for 2 %.
 pub const ZSTD_LEVEL: i32 = 1;
@@ -127,6 +159,15 @@ pub const WINDOWS_WAITING: usize = 2;
 pub const WINDOWS_DECODING: usize = 16;
 /// Frames that lie closer than this are fetched by one request.
 pub const FETCH_GAP: u32 = 16 << 10;
+
+/// 8 MiB of a pack in a bucket are asked for at once: 0.1 s at what one connection gives (some 80 MB/s), against 30 ms for the request itself.
+pub const AHEAD: u64 = 8 << 20;
+/// 1 MiB, when many packs are in use at once.
+pub const AHEAD_LEAST: u64 = 1 << 20;
+/// 512 KiB that nobody wants cost less than another request.
+pub const AHEAD_GAP: u64 = 512 << 10;
+/// 64 MiB fetched and not yet used, of buckets only: a checkpoint stands in some packs of 16 MiB, one after the other, and some forty small ones at once.
+pub const AHEAD_HELD: usize = 64 << 20;
 
 /// Labels of a snapshot.
 pub const LABELS: usize = 64;

@@ -78,6 +78,11 @@ impl Memory {
         self.share(limits::KEPT_FRAMES)
     }
 
+    /// Bytes fetched of a bucket before they are used.
+    pub(crate) fn held_ahead(self) -> usize {
+        self.share(limits::AHEAD_HELD)
+    }
+
     /// Windows that an export decodes side by side.
     pub(crate) fn windows(self) -> usize {
         let cores = 2 * rayon::current_num_threads();

@@ -50,8 +50,10 @@ pub struct Features {
     pub collect: Vec<String>,
 }
 
+/// The store cannot create objects only if they are absent, or does so only when nobody races: one process at a time writes, and looks before it puts.
+pub const SINGLE_WRITER: &str = "single-writer";
 /// Names of the features that this program knows. Version 1 needs none.
-pub const KNOWN_FEATURES: &[&str] = &[];
+pub const KNOWN_FEATURES: &[&str] = &[SINGLE_WRITER];
 
 /// How bytes that are not pages are cut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +100,43 @@ pub struct RepositoryRecord {
     /// What imports do if they are not told otherwise.
     #[serde(default, skip_serializing_if = "Defaults::are_usual")]
     pub defaults: Defaults,
+    /// What the store was seen to do when the repository was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probed: Option<Probed>,
+}
+
+/// What a store was seen to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Probed {
+    /// How it creates objects that must not be there yet.
+    pub create: Create,
+    /// It replaces an object on condition of its version.
+    pub update: bool,
+    /// It gives parts of objects.
+    pub ranges: bool,
+    /// Of a directory: it waits for the disk when it is told to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fsync: Option<bool>,
+    /// Of a directory: it has hard links.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hard_links: Option<bool>,
+}
+
+/// How a store creates objects that must not be there yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Create {
+    /// One of any number of writers wins.
+    Atomic,
+    /// Only if no two meet.
+    Racy,
+    /// The condition is passed over.
+    Ignored,
+    /// Not at all, or in a way that this version does not know.
+    #[default]
+    #[serde(other)]
+    None,
 }
 
 /// What imports into a repository do if they are not told otherwise.
@@ -133,7 +172,14 @@ impl RepositoryRecord {
             chunking: Chunking::default(),
             id_key: id_key.to_hex(),
             defaults: Defaults::default(),
+            probed: None,
         }
+    }
+
+    /// True if one process at a time writes: see [`SINGLE_WRITER`].
+    #[must_use]
+    pub fn has_single_writer(&self) -> bool {
+        self.features.write.iter().any(|name| name == SINGLE_WRITER)
     }
 
     /// The object's bytes: JSON for people, with a line end.
@@ -165,6 +211,7 @@ impl RepositoryRecord {
             chunking,
             id_key,
             defaults: _,
+            probed: _,
         } = self;
         serde_json::to_vec(&(format, version, id, created, features, chunking, id_key))
             .map(|bytes| Digest::of(&bytes))

@@ -11,6 +11,7 @@
 pub mod archives;
 pub mod failures;
 pub mod images;
+pub mod servers;
 pub mod stores;
 
 use std::path::{Path, PathBuf};

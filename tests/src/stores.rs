@@ -23,6 +23,10 @@ pub enum Fault {
     Fail,
     /// The call is done, and its reply is lost.
     LoseReply,
+    /// The call is done, and its reply is lost; the client has tried again, and met its own object: "already exists".
+    MeetItself,
+    /// "Already exists", and nothing was done: S3's 409 when two creates meet. This one, and so many after it.
+    Refuse(u64),
 }
 
 #[derive(Debug, Default)]
@@ -115,8 +119,8 @@ impl Watched {
             .push(format!("{what} {path}"));
     }
 
-    /// Counts a change: an error if it must not be done, true if its reply is lost.
-    fn change(&self, what: &str, path: &Path) -> Result<bool> {
+    /// Counts a change: an error if it must not be done, and within `Ok` the one that stands in place of its reply.
+    fn change(&self, what: &str, path: &Path) -> Result<Option<object_store::Error>> {
         self.note(what, path);
         let n = self.state.writes.fetch_add(1, Ordering::SeqCst);
         let meanwhile = self
@@ -132,8 +136,10 @@ impl Watched {
         match *self.state.fault.lock().unwrap() {
             Some((at, Fault::Stop)) if n >= at => Err(injected()),
             Some((at, Fault::Fail)) if n == at => Err(injected()),
-            Some((at, Fault::LoseReply)) if n == at => Ok(true),
-            _ => Ok(false),
+            Some((at, Fault::Refuse(more))) if (at..=at + more).contains(&n) => Err(exists(path)),
+            Some((at, Fault::LoseReply)) if n == at => Ok(Some(injected())),
+            Some((at, Fault::MeetItself)) if n == at => Ok(Some(exists(path))),
+            _ => Ok(None),
         }
     }
 
@@ -148,6 +154,13 @@ impl Watched {
 fn injected() -> object_store::Error {
     object_store::Error::Generic {
         store: "test",
+        source: "injected fault".into(),
+    }
+}
+
+fn exists(path: &Path) -> object_store::Error {
+    object_store::Error::AlreadyExists {
+        path: path.to_string(),
         source: "injected fault".into(),
     }
 }
@@ -168,7 +181,7 @@ impl ObjectStore for Watched {
     ) -> Result<PutResult> {
         let lost = self.change("put", location)?;
         let done = self.inner.put_opts(location, payload, opts).await?;
-        if lost { Err(injected()) } else { Ok(done) }
+        lost.map_or(Ok(done), Err)
     }
 
     async fn put_multipart_opts(
@@ -221,7 +234,7 @@ impl ObjectStore for Watched {
                     let lost = this.change("delete", &location)?;
                     let one = futures::stream::once(std::future::ready(Ok(location))).boxed();
                     let done = inner.delete_stream(one).next().await.unwrap()?;
-                    if lost { Err(injected()) } else { Ok(done) }
+                    lost.map_or(Ok(done), Err)
                 }
             })
             .boxed()

@@ -202,3 +202,173 @@ fn memory_is_a_size_and_too_little_of_it_says_how_much_is_needed() {
         assert!(memory(text).is_err(), "{text}");
     }
 }
+
+/// The options of `s3://b` among these variables and files, as `Debug` shows them: without values.
+fn options(
+    flags: &[&str],
+    variables: &[(&str, &str)],
+    files: &[(&str, &str)],
+) -> Result<StoreOptions, Failure> {
+    let flags = Flags {
+        storage: Some("s3://b".to_owned()),
+        storage_options: flags.iter().map(|text| (*text).to_owned()).collect(),
+        ..Flags::default()
+    };
+    settle(&flags, variables, files)
+        .map(|settings| settings.storage_options.expect("there is a storage"))
+}
+
+/// Options that were said one by one.
+fn said(pairs: &[(&str, &str)], from: Option<&str>) -> StoreOptions {
+    let mut out = StoreOptions::for_storage("s3://b").expect("it is known");
+    for (key, value) in pairs {
+        out.set(key, value).expect("it is known");
+    }
+    if let Some(from) = from {
+        out.credentials_from(from);
+    }
+    out
+}
+
+const FILE: (&str, &str) = (
+    USER.0,
+    "[storage_options]\nregion = \"file\"\nuploads = 3\nallow_http = true",
+);
+const CREDENTIALS: (&str, &str) = (
+    "/home/u/.aws/credentials",
+    "[default]\naws_access_key_id = one\naws_secret_access_key = two\naws_session_token = three\n[w]\naws_access_key_id = work\naws_secret_access_key = hush",
+);
+const AWS_CONFIG: (&str, &str) = (
+    "/home/u/.aws/config",
+    "[default]\nregion = config\nendpoint_url = http://config\n[profile sso]\nsso_session = s\n[profile process]\ncredential_process = x",
+);
+
+#[test]
+fn an_option_comes_from_the_nearest_place_that_has_it() {
+    let variables = [
+        HOME,
+        (
+            "CRYOSTORE_STORAGE_OPTIONS",
+            "region=variable connect_timeout=1s",
+        ),
+        ("AWS_REGION", "aws"),
+    ];
+    let found = options(&["region=flag"], &variables, &[FILE, AWS_CONFIG]).expect("it can be");
+    let wanted = [
+        ("uploads", "3"),
+        ("allow_http", "true"),
+        ("connect_timeout", "1s"),
+        ("region", "flag"),
+        ("endpoint", "http://config"),
+    ];
+    assert_eq!(found, said(&wanted, None));
+    let found = options(&[], &[HOME, variables[2]], &[AWS_CONFIG]).expect("it can be");
+    assert_eq!(
+        found,
+        said(&[("region", "aws"), ("endpoint", "http://config")], None)
+    );
+}
+
+#[test]
+fn parts_of_a_credential_are_never_mixed() {
+    let variables = [
+        HOME,
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+    ];
+    let found = options(&[], &variables, &[CREDENTIALS]).expect("it can be");
+    let wanted = [("access_key_id", "a"), ("secret_access_key", "b")];
+    assert_eq!(found, said(&wanted, Some("the variable AWS_ACCESS_KEY_ID")));
+    let flags = ["access_key_id=x", "secret_access_key=y"];
+    let found =
+        options(&flags, &[HOME, ("AWS_SESSION_TOKEN", "t")], &[CREDENTIALS]).expect("it can be");
+    let wanted = [("access_key_id", "x"), ("secret_access_key", "y")];
+    assert_eq!(found, said(&wanted, Some("--storage-option")));
+    let found = options(&[], &[HOME], &[CREDENTIALS]).expect("it can be");
+    let wanted = [
+        ("access_key_id", "one"),
+        ("secret_access_key", "two"),
+        ("session_token", "three"),
+    ];
+    assert_eq!(
+        found,
+        said(&wanted, Some("the profile `default` in AWS' files"))
+    );
+    let found = options(&[], &[HOME, ("AWS_PROFILE", "w")], &[CREDENTIALS]).expect("it can be");
+    assert!(format!("{found:?}").contains("`w`") && !format!("{found:?}").contains("hush"));
+}
+
+#[test]
+fn a_profile_that_needs_aws_own_tool_says_what_to_run() {
+    for (profile, key) in [("sso", "sso_session"), ("process", "credential_process")] {
+        let e = options(&[], &[HOME, ("AWS_PROFILE", profile)], &[AWS_CONFIG]).expect_err(profile);
+        assert!(e.text().contains(key), "{}", e.text());
+        assert!(
+            e.advice()
+                .expect("there is advice")
+                .contains("export-credentials")
+        );
+    }
+    let e =
+        options(&[], &[HOME, ("AWS_PROFILE", "none")], &[AWS_CONFIG]).expect_err("no such profile");
+    assert!(e.text().contains("`none`"));
+    // Keys that are there make the profile's way to get some unneeded.
+    let keys = [
+        HOME,
+        ("AWS_PROFILE", "sso"),
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+    ];
+    options(&[], &keys, &[AWS_CONFIG]).expect("it can be");
+}
+
+#[test]
+fn an_option_that_cannot_be_names_where_it_was_said_and_no_value() {
+    for (flags, variables, files, named) in [
+        (
+            &["regoin=hush"][..],
+            &[HOME][..],
+            &[][..],
+            "--storage-option",
+        ),
+        (&["hush"], &[HOME], &[], "--storage-option"),
+        (
+            &[],
+            &[HOME, ("CRYOSTORE_STORAGE_OPTIONS", "timeout=hush")],
+            &[],
+            "CRYOSTORE_STORAGE_OPTIONS",
+        ),
+        (
+            &[],
+            &[HOME],
+            &[(USER.0, "[storage_options]\nregion = [\"hush\"]")],
+            USER.0,
+        ),
+    ] {
+        let e = options(flags, variables, files).expect_err(named);
+        assert!(e.text().contains(named), "{}", e.text());
+        assert!(!format!("{} {:?}", e.text(), e.advice()).contains("hush"));
+    }
+}
+
+#[test]
+fn azures_connection_string_is_understood() {
+    let flags = Flags {
+        storage: Some("az://c".to_owned()),
+        ..Flags::default()
+    };
+    let text =
+        "DefaultEndpointsProtocol=https;AccountName=me;AccountKey=a2V5==;BlobEndpoint=http://x/me";
+    let found =
+        settle(&flags, &[("AZURE_STORAGE_CONNECTION_STRING", text)], &[]).expect("it can be");
+    let mut wanted = StoreOptions::for_storage("az://c").expect("it is known");
+    for (key, value) in [
+        ("account_name", "me"),
+        ("account_key", "a2V5=="),
+        ("endpoint", "http://x/me"),
+    ] {
+        wanted.set(key, value).expect("it is known");
+    }
+    wanted.credentials_from("the variable AZURE_STORAGE_CONNECTION_STRING");
+    assert_eq!(found.storage_options, Some(wanted));
+}

@@ -125,7 +125,7 @@ impl<'r> FrameSink<'r> {
             env: repo.env(),
             terms,
             store: store.clone(),
-            uploads: store.uploads(limits::UPLOADS),
+            uploads: store.uploads(),
             base,
             kept: KeptFrames::at_most(repo.memory().kept_by_import()),
             open: Default::default(),

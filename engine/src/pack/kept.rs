@@ -11,6 +11,7 @@ use cryostore_format::pack::{FrameHeader, FrameKind};
 use cryostore_format::patch::Patch;
 use lru::LruCache;
 
+use super::ahead::Ahead;
 use super::reading::FrameKey;
 use crate::codec::frame::unpack_frame;
 
@@ -18,6 +19,7 @@ use crate::codec::frame::unpack_frame;
 #[derive(Debug)]
 pub struct KeptFrames {
     most: usize,
+    pub(super) ahead: Option<Ahead>,
     recent: Mutex<Recent>,
 }
 
@@ -69,8 +71,15 @@ impl KeptFrames {
     /// Keeps at most so many bytes of content.
     #[must_use]
     pub fn at_most(most: usize) -> Arc<Self> {
+        Self::with_ahead(most, None)
+    }
+
+    /// The same, and what is read ahead.
+    #[must_use]
+    pub fn with_ahead(most: usize, ahead: Option<Ahead>) -> Arc<Self> {
         Arc::new(Self {
             most,
+            ahead,
             recent: Mutex::new(Recent {
                 frames: LruCache::unbounded(),
                 bytes: 0,

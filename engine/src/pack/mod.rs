@@ -2,6 +2,7 @@
 //!
 //! Always: a pack is one object under a random name, put once; a directory is believed only after its digest was checked. Never: changes a pack.
 
+mod ahead;
 mod buffer;
 pub mod directories;
 mod kept;
@@ -9,6 +10,7 @@ mod map;
 pub mod reading;
 pub mod writer;
 
+pub use ahead::{Ahead, Wanted};
 pub use buffer::Buffers;
 pub use kept::KeptFrames;
 

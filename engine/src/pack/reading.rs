@@ -16,6 +16,7 @@ use cryostore_format::recipe::{FrameRef, FrameSlice, Slice};
 use cryostore_format::{ChunkHash, FormatError, IdKey, PackId};
 use rayon::prelude::*;
 
+use super::ahead::Ahead;
 use super::kept::{Content, KeptFrame, KeptFrames};
 use super::object_name;
 use crate::codec::frame::{read_chunks, unpack_frame, verify, with_frame};
@@ -141,6 +142,11 @@ impl Reading {
         }
     }
 
+    /// The frames that it needs.
+    pub(super) fn frames(&self) -> impl Iterator<Item = FrameRef> {
+        self.frames.values().map(|(frame, _)| *frame)
+    }
+
     /// Fetches the frames, as many as may be in memory at a time.
     pub fn fetch(&mut self, store: &Store, manifest: &Manifest, count: &mut Fetched) -> Result<()> {
         let mut held = 0;
@@ -173,6 +179,19 @@ impl Reading {
         }
         for (pack, mut frames) in packs {
             frames.sort_unstable();
+            let ahead = self.kept.as_ref().and_then(|kept| kept.ahead.as_ref());
+            let frames = match ahead {
+                Some(ahead) => fetch_ahead(
+                    store,
+                    manifest,
+                    pack,
+                    frames,
+                    ahead,
+                    count,
+                    &mut self.fetched,
+                )?,
+                None => frames,
+            };
             fetch_of_pack(store, manifest, pack, &frames, count, &mut self.fetched)?;
         }
         let Some(kept) = &self.kept else {
@@ -399,6 +418,36 @@ fn pack_of(manifest: &Manifest, number: u32) -> Result<PackId> {
     })
 }
 
+/// Takes frames from what was read ahead, and reads ahead for those that are not there; gives back those that are not even then.
+fn fetch_ahead(
+    store: &Store,
+    manifest: &Manifest,
+    pack: u32,
+    frames: Vec<(u32, u32)>,
+    ahead: &Ahead,
+    count: &mut Fetched,
+    out: &mut BTreeMap<FrameKey, Bytes>,
+) -> Result<Vec<(u32, u32)>> {
+    let mut take = |frames: Vec<(u32, u32)>| -> Vec<(u32, u32)> {
+        let mut missing = frames;
+        missing.retain(|(offset, len)| match ahead.get(pack, *offset, *len) {
+            Some(bytes) => out.insert((pack, *offset), bytes).is_some(),
+            None => true,
+        });
+        missing
+    };
+    let missing = take(frames);
+    if missing.is_empty() {
+        return Ok(missing);
+    }
+    let ranges = ahead.requests(pack, &missing);
+    let parts = get(store, manifest, pack, &ranges, count)?;
+    for (range, bytes) in ranges.iter().zip(parts) {
+        ahead.put(pack, range, bytes);
+    }
+    Ok(take(missing))
+}
+
 /// Fetches frames (offset and length, sorted) of one pack.
 fn fetch_of_pack(
     store: &Store,
@@ -408,6 +457,9 @@ fn fetch_of_pack(
     count: &mut Fetched,
     out: &mut BTreeMap<FrameKey, Bytes>,
 ) -> Result<()> {
+    if frames.is_empty() {
+        return Ok(());
+    }
     let mut ranges: Vec<Range<u64>> = Vec::new();
     for (offset, len) in frames {
         let (from, to) = (u64::from(*offset), u64::from(*offset) + u64::from(*len));
@@ -418,17 +470,7 @@ fn fetch_of_pack(
             _ => ranges.push(from..to),
         }
     }
-    let name = object_name(pack_of(manifest, pack)?);
-    let parts = store.get_ranges(&name, &ranges).map_err(|e| match e.kind() {
-        Kind::NotFound => Error::new(Kind::Corrupt, format!("{name} is missing in {}", store.name()))
-            .hint("run `cryostore check` to see which snapshots are touched; a snapshot that was deleted meanwhile cannot be read on"),
-        _ => e,
-    })?;
-    count.requests += ranges.len() as u64;
-    count.bytes += ranges
-        .iter()
-        .map(|range| range.end - range.start)
-        .sum::<u64>();
+    let parts = get(store, manifest, pack, &ranges, count)?;
     for (offset, len) in frames {
         let at = ranges.partition_point(|range| range.end <= u64::from(*offset));
         let (Some(range), Some(bytes)) = (ranges.get(at), parts.get(at)) else {
@@ -438,6 +480,28 @@ fn fetch_of_pack(
         out.insert((pack, *offset), bytes.slice(from..from + *len as usize));
     }
     Ok(())
+}
+
+/// Reads parts of a pack.
+fn get(
+    store: &Store,
+    manifest: &Manifest,
+    pack: u32,
+    ranges: &[Range<u64>],
+    count: &mut Fetched,
+) -> Result<Vec<Bytes>> {
+    let name = object_name(pack_of(manifest, pack)?);
+    let parts = store.get_ranges(&name, ranges).map_err(|e| match e.kind() {
+        Kind::NotFound => Error::new(Kind::Corrupt, format!("{name} is missing in {}", store.name()))
+            .hint("run `cryostore check` to see which snapshots are touched; a snapshot that was deleted meanwhile cannot be read on"),
+        _ => e,
+    })?;
+    count.requests += ranges.len() as u64;
+    count.bytes += ranges
+        .iter()
+        .map(|range| range.end - range.start)
+        .sum::<u64>();
+    Ok(parts)
 }
 
 fn bad(detail: &str) -> FormatError {

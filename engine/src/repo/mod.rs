@@ -12,7 +12,9 @@ mod snapshots;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cryostore_format::repository::{Defaults, OBJECT_NAME, RepositoryRecord, Role};
+use cryostore_format::repository::{
+    Defaults, OBJECT_NAME, Probed, RepositoryRecord, Role, SINGLE_WRITER,
+};
 use cryostore_format::{IdKey, RepositoryId, limits as format_limits};
 
 use crate::env::{Env, random_id, timestamp};
@@ -28,6 +30,17 @@ pub(crate) use session::Renewing;
 pub use session::{LiveSession, Session, Terms};
 pub use snapshots::{Filter, SnapshotList, snapshot_name};
 pub(crate) use snapshots::{place_name, place_of};
+
+/// How a repository is made.
+#[derive(Debug, Clone, Default)]
+pub struct InitOptions {
+    /// What imports do if they are not told otherwise.
+    pub defaults: Defaults,
+    /// What the store was seen to do.
+    pub probed: Option<Probed>,
+    /// One process at a time will ever write to it: objects are looked for and then put, on a store that cannot create.
+    pub single_writer: bool,
+}
 
 /// A repository that is open.
 #[derive(Debug, Clone)]
@@ -62,14 +75,36 @@ impl Repository {
         Self::init_with(store, env, Defaults::default())
     }
 
-    /// Makes a new repository in a store, with defaults of its own.
+    /// Makes a new repository in a store, with defaults of its own. The store is not probed: who opens a store that others made asks [`Store::probe`] first.
     pub fn init_with(store: &Store, env: &dyn Env, defaults: Defaults) -> Result<RepositoryId> {
+        let options = InitOptions {
+            defaults,
+            ..InitOptions::default()
+        };
+        Self::init_as(store, env, options)
+    }
+
+    /// Makes a new repository in a store.
+    pub fn init_as(store: &Store, env: &dyn Env, options: InitOptions) -> Result<RepositoryId> {
+        let InitOptions {
+            defaults,
+            probed,
+            single_writer,
+        } = options;
         let id = RepositoryId::from_bytes(random_id(env));
         let key = IdKey::from_bytes(env.random());
-        let record = RepositoryRecord {
+        let mut record = RepositoryRecord {
             defaults,
+            probed,
             ..RepositoryRecord::new(id, &key, timestamp(env))
         };
+        let mut store = store.clone();
+        if single_writer {
+            let name = || SINGLE_WRITER.to_owned();
+            record.features.write.push(name());
+            record.features.collect.push(name());
+            store = store.for_single_writer();
+        }
         let bytes = record
             .encode()
             .map_err(|e| Error::new(Kind::Internal, "the repository's record").because(e))?;
@@ -91,7 +126,8 @@ impl Repository {
         let bytes = store
             .get(OBJECT_NAME, format_limits::RECORD_MAX)
             .map_err(|e| match e.kind() {
-                Kind::NotFound => Error::new(
+                // With advice: it is the bucket that is not there.
+                Kind::NotFound if e.advice().is_none() => Error::new(
                     Kind::NotFound,
                     format!("there is no repository in {}", store.name()),
                 )
@@ -103,6 +139,13 @@ impl Repository {
             .map_err(|e| Error::stored(format!("{OBJECT_NAME} in {}", store.name()), e))?;
         let key = record.id_key().map_err(|e| Error::stored(OBJECT_NAME, e))?;
         let cache = cache_root.map(|root| root.join(record.id.to_string()));
+        let mut store = store;
+        if record.has_single_writer() {
+            store = store.for_single_writer();
+        }
+        if record.probed.as_ref().is_some_and(|probed| !probed.ranges) {
+            store = store.without_ranges();
+        }
         Ok(Self {
             store,
             record,

@@ -24,6 +24,17 @@ pub(super) fn fetch(
     kept: Option<&Arc<KeptFrames>>,
     count: &mut Fetched,
 ) -> Result<Reading> {
+    let mut reading = reading_of(manifest, parts, kept);
+    reading.fetch(store, manifest, count)?;
+    Ok(reading)
+}
+
+/// What some parts need.
+pub(super) fn reading_of(
+    manifest: &Manifest,
+    parts: &[Part],
+    kept: Option<&Arc<KeptFrames>>,
+) -> Reading {
     let mut reading = kept.map_or_else(Reading::default, Reading::sharing);
     let mut at = 0;
     for part in parts {
@@ -33,8 +44,7 @@ pub(super) fn fetch(
         }
         at += len;
     }
-    reading.fetch(store, manifest, count)?;
-    Ok(reading)
+    reading
 }
 
 /// Derived streams, of which the last one is kept.

@@ -15,13 +15,13 @@ use cryostore_format::recipe::{FrameRef, Slice};
 use cryostore_format::snapshot::SnapshotRecord;
 use cryostore_format::{ChunkHash, Digest};
 
-use super::decode::{Derived, decode_window, fetch};
+use super::decode::{Derived, decode_window, fetch, reading_of};
 use super::plan::{Plan, Window};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::monitor::{Monitor, Phase, keep_going};
-use crate::pack::KeptFrames;
 use crate::pack::reading::{Fetched, Reading, frame_hashes};
+use crate::pack::{Ahead, KeptFrames, Wanted};
 use crate::repo::{ManifestName, Renewing, Repository, Session};
 
 /// Where an archive goes.
@@ -185,7 +185,11 @@ pub(super) fn run(
     let (to_write, decoding) = mpsc::sync_channel::<(Window, Decoding)>(at_once);
     let (empty, reuse) = mpsc::channel::<Vec<u8>>();
     let mut plan = Plan::archive(manifest)?;
-    let kept = KeptFrames::at_most(repo.memory().kept_frames());
+    let ahead = match store.local_path() {
+        None => Some(read_ahead(repo, manifest)?),
+        Some(_) => None,
+    };
+    let kept = KeptFrames::with_ahead(repo.memory().kept_frames(), ahead);
     let derived = Mutex::new((Derived::default(), Fetched::default()));
     let (fetched_bytes, digest) = std::thread::scope(|scope| -> Result<(Fetched, Digest)> {
         let fetcher = scope.spawn(move || -> Fetched {
@@ -248,6 +252,16 @@ pub(super) fn run(
             requests: fetched_bytes.requests + rebuilt.requests,
         }),
     }
+}
+
+/// Goes through the plan once for what it will read: a request to a bucket takes as long as many bytes.
+fn read_ahead(repo: &Repository, manifest: &Manifest) -> Result<Ahead> {
+    let mut wanted = Wanted::default();
+    let mut plan = Plan::archive(manifest)?;
+    while let Some(window) = plan.next_window()? {
+        wanted.add(&reading_of(manifest, &window.parts, None));
+    }
+    Ok(wanted.ahead(repo.memory().held_ahead()))
 }
 
 /// A window that is being decoded.

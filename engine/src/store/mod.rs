@@ -1,9 +1,19 @@
-//! Owns the calls to an object store: reads, conditional puts, lists, and what their errors mean to a caller.
+//! Owns the calls to an object store: reads, conditional puts, lists.
 //!
 //! Always: a put that is acknowledged is durable (local files and directories are fsynced); a read is bounded by what the
-//! caller expects. Never: decides what an object means, or deletes a name that it was not given.
+//! caller expects; an object that [`Store::create`] says is there holds the bytes that it was given. Never: decides what an object means, or deletes a name that it was
+//! not given.
 
+mod cloud;
+mod create;
+mod explain;
 mod files;
+#[cfg(feature = "http")]
+mod http;
+mod neighbours;
+mod options;
+mod place;
+mod probe;
 
 use std::fmt;
 use std::ops::Range;
@@ -11,13 +21,21 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
+use self::explain::{Whose, explain};
+pub use self::neighbours::Neighbours;
+pub use self::options::StoreOptions;
+use self::options::Tuning;
+use self::place::Bucket;
+pub use self::place::Scheme;
+pub use self::probe::Probe;
 use crate::bridge::{Bridge, Tasks};
-use crate::error::{Error, Kind, Result, io_kind};
+use crate::error::{Error, Kind, Result};
 
 /// An object of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,32 +51,59 @@ pub struct Listed {
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     bridge: Bridge,
-    name: String,
+    whose: Arc<Whose>,
+    tuning: Tuning,
     local: Option<PathBuf>,
+    /// All of the bucket, and where in it this is.
+    bucket: Option<(Arc<dyn ObjectStore>, Path)>,
+    /// It has one writer only: it may be one that cannot create.
+    single_writer: bool,
+    /// It gives parts of objects.
+    gives_ranges: bool,
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Store({})", self.name)
+        write!(f, "Store({})", self.whose.name)
     }
 }
 
 impl Store {
-    /// A directory: a path, or a `file://` URL. With `create`, it is made if it is missing.
+    /// A directory (a path or a `file://` URL) or a bucket, without options. With `create`, a directory is made if it is missing.
     pub fn open(storage: &str, create: bool) -> Result<Self> {
-        let path = match storage.split_once("://") {
-            None => storage,
-            Some(("file", path)) => path,
-            Some((scheme, _)) => {
-                return Err(Error::new(
-                    Kind::Unsupported,
-                    format!(
-                        "storage `{storage}`: no stores of the kind `{scheme}://` in this version"
-                    ),
-                )
-                .hint("use a directory (a path or a file:// URL)"));
-            }
+        Self::open_with(storage, create, &StoreOptions::for_storage(storage)?)
+    }
+
+    /// The same, with options. No request is made yet.
+    pub fn open_with(storage: &str, create: bool, options: &StoreOptions) -> Result<Self> {
+        if Scheme::of(storage)? == Scheme::Directory {
+            let path = storage.strip_prefix("file://").unwrap_or(storage);
+            return Self::directory(path, create, options.tuning);
+        }
+        let bucket = Bucket::parse(storage)?;
+        let client = cloud::open(&bucket, options)?;
+        let objects: Arc<dyn ObjectStore> = if bucket.prefix.as_ref().is_empty() {
+            Arc::clone(&client)
+        } else {
+            Arc::new(PrefixStore::new(Arc::clone(&client), bucket.prefix.clone()))
         };
+        Ok(Self {
+            objects,
+            bridge: Bridge::new()?,
+            bucket: Some((client, bucket.prefix)),
+            whose: Arc::new(Whose {
+                name: storage.trim_end_matches('/').to_owned(),
+                credentials: options.credentials.clone(),
+                endpoint: options.endpoint().map(str::to_owned),
+            }),
+            tuning: options.tuning,
+            local: None,
+            single_writer: false,
+            gives_ranges: true,
+        })
+    }
+
+    fn directory(path: &str, create: bool, tuning: Tuning) -> Result<Self> {
         if path.is_empty() {
             return Err(
                 Error::new(Kind::Invalid, "the storage is an empty path").hint("say --storage DIR")
@@ -83,12 +128,10 @@ impl Store {
         let objects = LocalFileSystem::new_with_prefix(&root)
             .map_err(|e| Error::new(Kind::Invalid, format!("storage {path}: {e}")))?
             .with_fsync(true);
-        let name = root.display().to_string();
         Ok(Self {
-            objects: Arc::new(objects),
-            bridge: Bridge::new()?,
-            name,
-            local: Some(root),
+            tuning,
+            local: Some(root.clone()),
+            ..Self::new(Arc::new(objects), root.display().to_string())?
         })
     }
 
@@ -97,15 +140,41 @@ impl Store {
         Ok(Self {
             objects,
             bridge: Bridge::new()?,
-            name: name.into(),
+            whose: Arc::new(Whose {
+                name: name.into(),
+                credentials: None,
+                endpoint: None,
+            }),
+            tuning: Tuning::default(),
+            bucket: None,
             local: None,
+            single_writer: false,
+            gives_ranges: true,
         })
+    }
+
+    /// The same, of which it is known that it has one writer only: what is created is looked for first, and then put.
+    #[must_use]
+    pub fn for_single_writer(self) -> Self {
+        Self {
+            single_writer: true,
+            ..self
+        }
+    }
+
+    /// The same, of which it is known that it gives whole objects only.
+    #[must_use]
+    pub fn without_ranges(self) -> Self {
+        Self {
+            gives_ranges: false,
+            ..self
+        }
     }
 
     /// What errors call it.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.whose.name
     }
 
     /// The directory, if it is one.
@@ -143,7 +212,7 @@ impl Store {
             Some(root) => {
                 files::read_ranges(&root.join(name), ranges).map_err(|e| as_store_error(name, e))
             }
-            None => self.bridge.wait(self.objects.get_ranges(&path, ranges)),
+            None => self.bridge.wait(self.remote_ranges(&path, ranges)),
         };
         let parts = parts.map_err(|e| match self.len(name) {
             Ok(Some(len)) if ranges.iter().any(|r| r.end > len) => Self::short(name, len),
@@ -155,6 +224,30 @@ impl Store {
             }
         }
         Ok(parts)
+    }
+
+    /// One request each, side by side: what lies close together, the caller has put together.
+    async fn remote_ranges(
+        &self,
+        path: &Path,
+        ranges: &[Range<u64>],
+    ) -> object_store::Result<Vec<Bytes>> {
+        if !self.gives_ranges {
+            let whole = self.objects.get(path).await?.bytes().await?;
+            let part = |range: &Range<u64>| {
+                let at = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX).min(whole.len());
+                whole.slice(at(range.start)..at(range.end))
+            };
+            return Ok(ranges.iter().map(part).collect());
+        }
+        let one = |range: Range<u64>| async move {
+            let mut part = self.objects.get_ranges(path, &[range]).await?;
+            Ok(part.pop().unwrap_or_default())
+        };
+        futures::stream::iter(ranges.iter().cloned().map(one))
+            .buffered(self.tuning.downloads)
+            .try_collect()
+            .await
     }
 
     fn short(name: &str, len: u64) -> Error {
@@ -174,19 +267,13 @@ impl Store {
         }
     }
 
-    /// Puts an object that must not exist yet. An object that is there already is a conflict; whose it is, the caller must look.
+    /// Puts an object that must not exist yet, with bytes that nobody else would put (an id or a nonce is among them). Other bytes that are there already are a conflict;
+    /// the same bytes are ours, and were put.
     pub fn create(&self, name: &str, bytes: impl Into<Bytes>) -> Result<()> {
-        let options = PutOptions {
-            mode: PutMode::Create,
-            ..PutOptions::default()
-        };
         let path = Path::from(name);
-        let put = self
-            .objects
-            .put_opts(&path, PutPayload::from_bytes(bytes.into()), options);
+        let put = create::create(&self.objects, &path, bytes.into(), self.single_writer);
         self.bridge
             .wait(put)
-            .map(drop)
             .map_err(|e| self.error("writing", name, e))
     }
 
@@ -202,13 +289,13 @@ impl Store {
             .map_err(|e| self.error("writing", name, e))
     }
 
-    /// Puts beside the caller: at most `limit` objects at once.
+    /// Puts beside the caller: as many at once as the store's options say.
     #[must_use]
-    pub fn uploads(&self, limit: usize) -> Uploads {
+    pub fn uploads(&self) -> Uploads {
         Uploads {
             failed: false,
             store: self.clone(),
-            tasks: self.bridge.tasks(limit),
+            tasks: self.bridge.tasks(self.tuning.uploads),
         }
     }
 
@@ -262,7 +349,7 @@ impl Store {
         let mut out = Vec::new();
         if let Some(root) = &self.local {
             find_leftovers(root, root, &mut out)
-                .map_err(|e| Error::io(format!("listing {}", self.name), e))?;
+                .map_err(|e| Error::io(format!("listing {}", self.whose.name), e))?;
         }
         Ok(out)
     }
@@ -281,7 +368,7 @@ impl Store {
     }
 
     fn error(&self, doing: &str, name: &str, error: object_store::Error) -> Error {
-        explain(&self.name, doing, name, error)
+        explain(&self.whose, doing, name, error)
     }
 }
 
@@ -293,28 +380,6 @@ fn as_store_error(name: &str, source: std::io::Error) -> object_store::Error {
         let store = "the directory";
         object_store::Error::Generic { store, source }
     }
-}
-
-/// What an error of a store means.
-fn explain(store: &str, doing: &str, name: &str, error: object_store::Error) -> Error {
-    use object_store::Error as Os;
-    let kind = match &error {
-        Os::NotFound { .. } => Kind::NotFound,
-        Os::AlreadyExists { .. } | Os::Precondition { .. } => Kind::Conflict,
-        Os::PermissionDenied { .. } | Os::Unauthenticated { .. } => Kind::Denied,
-        Os::NotSupported { .. } | Os::NotImplemented { .. } => Kind::Unsupported,
-        _ => io_cause(&error).map_or(Kind::Unavailable, io_kind),
-    };
-    let cause = io_cause(&error).map_or_else(|| error.to_string(), ToString::to_string);
-    let out = Error::new(kind, format!("{doing} {name} in {store}: {cause}"));
-    let out = match kind {
-        Kind::NoSpace => out
-            .hint("the store is full: make room, then try again; what was stored before is whole"),
-        Kind::Denied => out.hint("change the rights on the store, or use an account that has them"),
-        Kind::Unavailable => out.hint("try again; if it stays, look at the store and its disks"),
-        _ => out,
-    };
-    out.because(error)
 }
 
 /// `<kind>/…/<32 hexadecimal digits>#<number>`, of a kind that is ours.
@@ -355,18 +420,6 @@ fn find_leftovers(root: &FsPath, dir: &FsPath, out: &mut Vec<Listed>) -> std::io
     Ok(())
 }
 
-/// The operating system's error behind an error, if there is one.
-fn io_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(io) = error.downcast_ref() {
-            return Some(io);
-        }
-        next = error.source();
-    }
-    None
-}
-
 /// Puts that run beside the caller.
 #[derive(Debug)]
 pub struct Uploads {
@@ -379,7 +432,10 @@ pub struct Uploads {
 impl Uploads {
     /// Starts a put of a new object under a random name. Errors of earlier ones come out here too.
     pub fn put(&mut self, name: String, bytes: Bytes) -> Result<()> {
-        let (objects, store) = (Arc::clone(&self.store.objects), self.store.name.clone());
+        let (objects, whose) = (
+            Arc::clone(&self.store.objects),
+            Arc::clone(&self.store.whose),
+        );
         self.check()?;
         // The task holds no store, and so no runtime: one that is dropped within itself panics.
         let large = self
@@ -400,7 +456,7 @@ impl Uploads {
                     .await
                     .map(drop)
             };
-            put.map_err(|e| explain(&store, "writing", &name, e))
+            put.map_err(|e| explain(&whose, "writing", &name, e))
         });
         self.failed |= started.is_err();
         started.map(drop)

@@ -223,6 +223,12 @@ fn an_archive_goes_in_and_comes_back_until_it_is_deleted() {
         ),
         (Some(false), false)
     );
+    place.run(&["prune"], 2);
+    let pruned = place.json(&["prune", "--max-checkpoints", "1", "--dry-run"], 0);
+    assert_eq!(
+        (pruned["kept"].as_u64(), pruned["deleted"].as_u64()),
+        (Some(1), Some(0))
+    );
     // Within the grace time it can be brought back.
     assert_eq!(place.json(&["gc"], 0)["in_grace"], 1);
     assert_eq!(

@@ -28,6 +28,7 @@ pub mod limits;
 mod memory;
 pub mod monitor;
 mod pack;
+pub mod prune;
 mod rebuild;
 mod repo;
 mod restore;

@@ -13,7 +13,9 @@ const STOREYS: &[&[&str]] = &[
     &["store"],
     &["pack", "index"],
     &["repo"],
-    &["ingest", "restore", "gc", "check", "rebuild", "stats"],
+    &[
+        "ingest", "restore", "gc", "prune", "check", "rebuild", "stats",
+    ],
 ];
 
 fn root() -> PathBuf {

@@ -17,6 +17,7 @@ mod man;
 mod optimize;
 mod pin;
 mod process_tree;
+mod prune;
 mod rebuild_index;
 mod stats;
 mod undelete;
@@ -45,6 +46,7 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     Delete(delete::DeleteArgs),
     Undelete(undelete::UndeleteArgs),
+    Prune(prune::PruneArgs),
     Pin(pin::PinArgs),
     Unpin(pin::UnpinArgs),
     Stats(stats::StatsArgs),
@@ -68,6 +70,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(&args, context).map(done),
             Self::Delete(args) => delete::run(&args, context).map(done),
             Self::Undelete(args) => undelete::run(&args, context).map(done),
+            Self::Prune(args) => prune::run(&args, context).map(done),
             Self::Pin(args) => pin::pin(&args, context).map(done),
             Self::Unpin(args) => pin::unpin(&args, context).map(done),
             Self::Stats(args) => stats::run(&args, context).map(done),

@@ -12,6 +12,7 @@ pub mod archives;
 pub mod failures;
 pub mod images;
 pub mod servers;
+pub mod simulation;
 pub mod stores;
 
 use std::path::{Path, PathBuf};

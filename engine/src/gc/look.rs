@@ -383,9 +383,16 @@ fn mark_needed(
     for (done, record) in (0_u64..).zip(newest.iter().chain(&older)) {
         keep_going(monitor)?;
         monitor.progress(Phase::Collect, done, Some(needed.len() as u64));
-        mark_one(repo, record, &condemned, known, uses, seen).map_err(|e| {
-            e.hint("nothing was removed; delete the snapshot if it is lost, then collect again")
-        })?;
+        if let Err(e) = mark_one(repo, record, &condemned, known, uses, seen) {
+            // Freed since its record was read.
+            if repo.is_free(Place::of(record))? {
+                known.records.remove(&Place::of(record));
+                continue;
+            }
+            return Err(e.hint(
+                "nothing was removed; delete the snapshot if it is lost, then collect again",
+            ));
+        }
         if done + 1 == newest.len() as u64 {
             seen.uses.end_of_newest();
         }

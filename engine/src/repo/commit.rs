@@ -134,6 +134,11 @@ impl Repository {
         self.is_deleted(place) || matches!(self.entry(place), Ok(None | Some(Entry::Tombstone(_))))
     }
 
+    /// True if no record is at a place.
+    pub(crate) fn is_free(&self, place: Place) -> Result<bool> {
+        Ok(!matches!(self.entry(place)?, Some(Entry::Snapshot(_))))
+    }
+
     /// What is at a place, if anything is.
     pub(super) fn entry(&self, place: Place) -> Result<Option<Entry>> {
         let name = place_name(place);

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use cryostore_format::snapshot::SnapshotRecord;
 
-use super::export::{explain, run};
+use super::export::{explain, named_manifest, run};
 use crate::archive::tar::{EntryType, Member, Span, TarReader};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Monitor;
@@ -58,12 +58,13 @@ pub fn unpack(
         .suffix(".part")
         .tempdir_in(above)
         .map_err(failed)?;
-    let (id, manifest) = repo.named_manifest(snapshot)?;
+    let (id, manifest, ahead) = named_manifest(repo, snapshot)?;
     let mut unpacker = Unpacker::new(part.path());
     run(
         repo,
         snapshot,
         &manifest,
+        ahead,
         monitor,
         |window, bytes| match bytes {
             Some(bytes) => unpacker.push(bytes),

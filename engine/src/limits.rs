@@ -60,7 +60,7 @@ pub const MOST_DOWNLOADS: usize = 64;
 pub const STALL: Duration = Duration::from_secs(60);
 /// 10 s to connect: three times the first packet is sent again (1, 2, 4 s).
 pub const CONNECT: Duration = Duration::from_secs(10);
-/// 12 retries, waits from 0.1 to 5 s that grow by half: some 20 s of a store that refuses connections, such as one that is started again.
+/// 12 retries, waits from 0.1 to 5 s that grow by half: 20 to 45 s of a store that refuses connections, such as one that is started again.
 pub const RETRIES: usize = 12;
 /// See [`RETRIES`].
 pub const MOST_RETRIES: usize = 100;

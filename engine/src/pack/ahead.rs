@@ -261,6 +261,10 @@ fn within(range: &Range<u64>, offset: u32) -> bool {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "requests are ranges, and often one"
+)]
 mod tests {
     use super::*;
 
@@ -335,10 +339,36 @@ mod tests {
             }
         };
         assert_eq!(
-            packs(30, 0).ahead(64 << 20).len,
+            packs(30, 0).fitting(64 << 20),
             limits::AHEAD,
             "one after the other"
         );
-        assert_eq!(packs(30, 30).ahead(64 << 20).len, 2 << 20, "all at once");
+        let all_at_once = packs(30, 30).fitting(64 << 20);
+        assert!(all_at_once >= limits::AHEAD_LEAST && 30 * all_at_once <= 64 << 20);
+    }
+
+    #[test]
+    fn when_nothing_is_known_reads_that_follow_each_other_ask_for_more_and_more() {
+        let frames: Vec<_> = (0..2000).map(|n| (n * 50_000, 50_000)).collect();
+        let ahead = Ahead {
+            len: None,
+            ..ahead(&frames)
+        };
+        let mut at = 0;
+        let mut lens = Vec::new();
+        for _ in 0..8 {
+            let request = ahead.requests(7, &[(at, 50_000)]).remove(0);
+            ahead.put(7, &request, Bytes::new());
+            lens.push(request.end - request.start);
+            at = u32::try_from(request.end).unwrap();
+        }
+        assert!(
+            lens[0] <= limits::AHEAD_BEGIN && lens.is_sorted(),
+            "{lens:?}"
+        );
+        let most = limits::AHEAD / 2;
+        assert!(lens[7] > most - 50_000 && lens[7] <= most, "{lens:?}");
+        let far = ahead.requests(7, &[(99_000_000, 50_000)]).remove(0);
+        assert!(far.end - far.start <= limits::AHEAD_BEGIN);
     }
 }

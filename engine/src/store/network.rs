@@ -48,7 +48,7 @@ fn is_listed(path: &Path) -> bool {
 
 /// True for file systems that are not this machine's alone. From Linux' `magic.h`: NFS, the three of SMB, 9P, FUSE, Ceph, Lustre, GPFS.
 pub(super) fn is_shared(root: &Path) -> bool {
-    const SHARED: [u64; 9] = [
+    const SHARED: [u32; 9] = [
         0x6969,
         0x517B,
         0xFF53_4D42,
@@ -60,8 +60,7 @@ pub(super) fn is_shared(root: &Path) -> bool {
         0x4750_4653,
     ];
     rustix::fs::statfs(root).is_ok_and(|found| {
-        let kind = u64::from_ne_bytes(i64::from(found.f_type).to_ne_bytes());
-        SHARED.contains(&(kind & 0xFFFF_FFFF))
+        u32::try_from(found.f_type & 0xFFFF_FFFF).is_ok_and(|kind| SHARED.contains(&kind))
     })
 }
 

@@ -112,15 +112,18 @@ start_light() {
 }
 
 start_heavy() {
-  local port
+  local port master grpc
   start_light
   port=$(free_port)
   printf '{"identities":[{"name":"t","credentials":[{"accessKey":"%s","secretKey":"%s"}],"actions":["Admin","Read","Write","List","Tagging"]}]}' \
     "$user" "$secret" >"$state/weed.json"
   mkdir -p "$state/weed"
-  start seaweedfs "$port" "$home/python/bin/weed" server -dir="$state/weed" -ip=127.0.0.1 -ip.bind=127.0.0.1 -master.port="$(free_port)" \
-    -volume.port="$(free_port)" -filer.port="$(free_port)" -master.volumeSizeLimitMB=64 -volume.max=20 -filer -s3 -s3.port="$port" \
+  master=$(free_port) grpc=$(free_port)
+  start seaweedfs "$port" "$home/python/bin/weed" server -dir="$state/weed" -ip=127.0.0.1 -ip.bind=127.0.0.1 -master.port="$master" \
+    -volume.port="$(free_port)" -filer.port="$(free_port)" -master.port.grpc="$grpc" -volume.port.grpc="$(free_port)" \
+    -filer.port.grpc="$(free_port)" -s3.port.grpc="$(free_port)" -master.volumeSizeLimitMB=64 -volume.max=20 -filer -s3 -s3.port="$port" \
     -s3.config="$state/weed.json"
+  echo "s3.bucket.create -name $bucket" | "$home/python/bin/weed" shell -master="127.0.0.1:$master.$grpc" >"$state/weed-shell.log" 2>&1
   CRYOSTORE_TEST_SEAWEEDFS=$(s3_options "$port")
 
   port=$(free_port)

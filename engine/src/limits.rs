@@ -60,7 +60,7 @@ pub const MOST_DOWNLOADS: usize = 64;
 pub const STALL: Duration = Duration::from_secs(60);
 /// 10 s to connect: three times the first packet is sent again (1, 2, 4 s).
 pub const CONNECT: Duration = Duration::from_secs(10);
-/// 12 retries, waits from 0.1 to 5 s that grow by half: some 20 s of a store that refuses connections, such as one that is started again.
+/// 12 retries, waits from 0.1 to 5 s that grow by half: 20 to 45 s of a store that refuses connections, such as one that is started again.
 pub const RETRIES: usize = 12;
 /// See [`RETRIES`].
 pub const MOST_RETRIES: usize = 100;
@@ -160,12 +160,19 @@ pub const WINDOWS_DECODING: usize = 16;
 /// Frames that lie closer than this are fetched by one request.
 pub const FETCH_GAP: u32 = 16 << 10;
 
-/// 8 MiB of a pack in a bucket are asked for at once: 0.1 s at what one connection gives (some 80 MB/s), against 30 ms for the request itself.
-pub const AHEAD: u64 = 8 << 20;
+/// 17 MiB: all that is wanted of a pack in a bucket is asked for at once (some 0.2 s at what one connection gives, 80 MB/s, against 30 ms for a request itself), unless so many
+/// packs are in use that it could not be held.
+pub const AHEAD: u64 = 17 << 20;
 /// 1 MiB, when many packs are in use at once.
 pub const AHEAD_LEAST: u64 = 1 << 20;
 /// 512 KiB that nobody wants cost less than another request.
 pub const AHEAD_GAP: u64 = 512 << 10;
+/// 256 KiB are asked for first where nobody knows what will be read: four frames.
+pub const AHEAD_BEGIN: u64 = 256 << 10;
+/// 2 MiB around the tables of deltas in a pack are fetched with them: the pack of an import of some changed pages is no larger, and needs no other request.
+pub const TABLE_AROUND: u64 = 2 << 20;
+/// 16 MiB of the base in a bucket are held by an import, besides what it has decoded.
+pub const AHEAD_BY_IMPORT: usize = 16 << 20;
 /// 64 MiB fetched and not yet used, of buckets only: a checkpoint stands in some packs of 16 MiB, one after the other, and some forty small ones at once.
 pub const AHEAD_HELD: usize = 64 << 20;
 

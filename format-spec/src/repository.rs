@@ -370,6 +370,27 @@ mod tests {
     }
 
     #[test]
+    fn what_was_probed_is_told_and_changes_no_checksum_and_a_later_word_for_it_is_no_error() {
+        let mut probed = record();
+        probed.probed = Some(Probed {
+            create: Create::Racy,
+            fsync: Some(true),
+            ..Probed::default()
+        });
+        let text = String::from_utf8(probed.encode().unwrap()).unwrap();
+        assert!(text.contains("\"create\": \"racy\""), "{text}");
+        assert_eq!(
+            RepositoryRecord::decode(text.as_bytes()),
+            Ok(probed.clone())
+        );
+        let later = text
+            .replace("racy", "by-lottery")
+            .replace("\"update\"", "\"upsert\"");
+        let read = RepositoryRecord::decode(later.as_bytes()).unwrap();
+        assert_eq!(read.probed.unwrap().create, Create::None);
+    }
+
+    #[test]
     fn another_cutter_is_refused_by_name() {
         let mut record = record();
         record.chunking.cutter = "seqcdc".to_owned();

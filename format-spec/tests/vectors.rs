@@ -404,6 +404,12 @@ fn all() -> Vec<Vector> {
             "a frame of kind 255: refused",
             frame_with_kind(),
         ),
+        vector(
+            "repository-probed",
+            Same::Bytes,
+            "repository.json for a single writer, on a store that ignores create-if-absent and ranges",
+            values::repository_probed().encode().unwrap(),
+        ),
     ]
 }
 
@@ -451,6 +457,9 @@ fn repositories_are_read() {
         let record = RepositoryRecord::decode(&bytes(name));
         assert_eq!(record, Ok(values::repository()), "{name}");
     }
+    let record = RepositoryRecord::decode(&bytes("repository-probed")).unwrap();
+    assert_eq!(record, values::repository_probed());
+    assert!(record.has_single_writer() && record.allows(Role::Collect).is_ok());
     let record = RepositoryRecord::decode(&bytes("repository-features")).unwrap();
     assert_eq!(record, values::repository_with_features());
     assert_eq!(record.id_key(), Ok(values::KEY));

@@ -12,6 +12,7 @@ pub struct Server {
 impl Server {
     /// The server that a variable describes. None, and a line that says so, where it is not set: `make test` sets those of the light ones.
     #[must_use]
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub fn find(variable: &str) -> Option<Self> {
         let Ok(text) = std::env::var(variable) else {
             eprintln!("skipped: {variable} is not set; `make test` starts the server and sets it");

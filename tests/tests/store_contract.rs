@@ -5,6 +5,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
+    clippy::print_stderr,
     clippy::cast_possible_truncation,
     clippy::single_range_in_vec_init,
     reason = "a test fails by panicking"

@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::index::{Index, segments};
 use crate::limits;
 use crate::pack::writer::PackWriter;
-use crate::pack::{Buffers, KeptFrames, directories::Directories, object_name};
+use crate::pack::{Ahead, Buffers, KeptFrames, Wanted, directories::Directories, object_name};
 use crate::repo::{Repository, Terms};
 use crate::store::{Store, Uploads};
 
@@ -114,6 +114,12 @@ pub(super) struct FrameSink<'r> {
     index_jobs: usize,
 }
 
+/// Of a base in a bucket some MiB are fetched with one request, where changes stand close.
+fn ahead(repo: &Repository, base: Option<&Manifest>) -> Option<Ahead> {
+    let base = base.filter(|_| repo.store().local_path().is_none())?;
+    Some(Ahead::within(limits::AHEAD_BY_IMPORT).perhaps(Wanted::all_of(base)))
+}
+
 impl<'r> FrameSink<'r> {
     pub(super) fn new(
         repo: &'r Repository,
@@ -126,8 +132,11 @@ impl<'r> FrameSink<'r> {
             terms,
             store: store.clone(),
             uploads: store.uploads(),
+            kept: KeptFrames::with_ahead(
+                repo.memory().kept_by_import(),
+                ahead(repo, base.as_deref()),
+            ),
             base,
-            kept: KeptFrames::at_most(repo.memory().kept_by_import()),
             open: Default::default(),
             batch: Default::default(),
             next_number: 0,

@@ -9,6 +9,8 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
+use cryostore_format::manifest::Manifest;
+use cryostore_format::recipe::Slice;
 use lru::LruCache;
 
 use super::reading::Reading;
@@ -67,25 +69,40 @@ impl Wanted {
         most
     }
 
-    /// Reads ahead within `most` bytes.
-    #[must_use]
-    pub fn ahead(self, most: usize) -> Ahead {
+    /// How many bytes may be asked for at once, so that no more than `most` are held.
+    fn fitting(&self, most: u64) -> u64 {
         let mut len = limits::AHEAD;
-        while len > limits::AHEAD_LEAST && self.held(len) > most as u64 {
+        while len > limits::AHEAD_LEAST && self.held(len) > most {
             len /= 2;
         }
-        let packs = self.packs.into_iter();
-        Ahead {
-            wanted: packs
-                .map(|(pack, of)| (pack, of.frames.into_iter().collect()))
-                .collect(),
-            len,
-            most: most as u64,
-            spans: Mutex::new(Spans {
-                recent: LruCache::unbounded(),
-                bytes: 0,
-            }),
+        len
+    }
+
+    /// All that a manifest names, when nobody can say what of it will be wanted.
+    #[must_use]
+    pub fn all_of(manifest: &Manifest) -> Self {
+        let mut out = Self::default();
+        for stream in (0..).take(manifest.streams.len()) {
+            let slices = manifest.slices(stream).into_iter().flatten().flatten();
+            let mut frames = slices.filter_map(|slice| match slice {
+                Slice::Frame(slice) => Some(slice),
+                Slice::Zero { .. } => None,
+            });
+            loop {
+                let mut part = Reading::default();
+                let mut count = 0;
+                for slice in frames.by_ref().take(limits::WAITING_SLICES) {
+                    let len = usize::try_from(slice.len).unwrap_or(usize::MAX);
+                    part.add(manifest, slice, 0, 0, len);
+                    count += 1;
+                }
+                if count == 0 {
+                    break;
+                }
+                out.add(&part);
+            }
         }
+        out
     }
 }
 
@@ -93,7 +110,8 @@ impl Wanted {
 #[derive(Debug)]
 pub struct Ahead {
     wanted: HashMap<u32, Vec<(u32, u32)>>,
-    len: u64,
+    /// Asked for at once; none: as much as reads turn out to follow each other.
+    len: Option<u64>,
     most: u64,
     spans: Mutex<Spans>,
 }
@@ -103,9 +121,69 @@ struct Spans {
     /// By pack and first byte.
     recent: LruCache<(u32, u64), Bytes>,
     bytes: u64,
+    /// Where the last request for a pack ended, and how much it asked for.
+    last: HashMap<u32, (u64, u64)>,
 }
 
 impl Ahead {
+    /// Holds `most` bytes, and knows nothing yet.
+    #[must_use]
+    pub fn within(most: usize) -> Self {
+        Self {
+            wanted: HashMap::new(),
+            len: None,
+            most: most as u64,
+            spans: Mutex::new(Spans {
+                recent: LruCache::unbounded(),
+                bytes: 0,
+                last: HashMap::new(),
+            }),
+        }
+    }
+
+    /// All of this will be read, in this order.
+    #[must_use]
+    pub fn expecting(self, wanted: Wanted) -> Self {
+        Self {
+            len: Some(wanted.fitting(self.most)),
+            ..self.perhaps(wanted)
+        }
+    }
+
+    /// Some of this will be read: more is asked for at a time the longer reads follow each other, as a kernel does with files.
+    #[must_use]
+    pub fn perhaps(self, wanted: Wanted) -> Self {
+        let packs = wanted.packs.into_iter();
+        Self {
+            wanted: packs
+                .map(|(pack, of)| (pack, of.frames.into_iter().collect()))
+                .collect(),
+            ..self
+        }
+    }
+
+    /// Where the last frame of a pack ends that may be wanted.
+    pub(super) fn end_of(&self, pack: u32) -> u64 {
+        let last = self.wanted.get(&pack).and_then(|frames| frames.last());
+        last.map_or(0, |(offset, len)| u64::from(*offset) + u64::from(*len))
+    }
+
+    /// How much of a pack to ask for from `first` on.
+    fn len_from(&self, pack: u32, first: u32) -> u64 {
+        if let Some(len) = self.len {
+            return len;
+        }
+        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        match spans.last.get(&pack) {
+            Some((end, len))
+                if (end.saturating_sub(*len)..=end + limits::AHEAD_GAP).contains(&first.into()) =>
+            {
+                (2 * len).min(limits::AHEAD / 2)
+            }
+            _ => limits::AHEAD_BEGIN,
+        }
+    }
+
     /// A frame that was fetched; a copy, so that one frame does not keep all of its span.
     pub(super) fn get(&self, pack: u32, offset: u32, len: u32) -> Option<Bytes> {
         let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,6 +206,9 @@ impl Ahead {
         let wanted = self.wanted.get(&pack).unwrap_or(&none);
         let mut out: Vec<Range<u64>> = Vec::new();
         let mut total = 0;
+        let most = missing
+            .first()
+            .map_or(0, |(first, _)| self.len_from(pack, *first));
         let mut missing = missing.iter().peekable();
         while let Some(&&(first, _)) = missing.peek() {
             let mut range = u64::from(first)..u64::from(first);
@@ -139,7 +220,7 @@ impl Ahead {
                     within(&range, *offset)
                         && total
                             + (u64::from(*offset) + u64::from(*len)).saturating_sub(range.start)
-                            <= self.len
+                            <= most
                 });
                 let (offset, len) = match (must, may) {
                     (Some(must), Some(may)) => **must.min(may),
@@ -161,6 +242,8 @@ impl Ahead {
     pub(super) fn put(&self, pack: u32, range: &Range<u64>, bytes: Bytes) {
         let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         spans.bytes += bytes.len() as u64;
+        let len = (range.end - range.start).max(limits::AHEAD_BEGIN);
+        spans.last.insert(pack, (range.end, len));
         if let Some(before) = spans.recent.put((pack, range.start), bytes) {
             spans.bytes -= before.len() as u64;
         }
@@ -178,6 +261,10 @@ fn within(range: &Range<u64>, offset: u32) -> bool {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "requests are ranges, and often one"
+)]
 mod tests {
     use super::*;
 
@@ -192,7 +279,7 @@ mod tests {
             packs: [(7, pack)].into(),
             windows: 1,
         };
-        wanted.ahead(100 << 20)
+        Ahead::within(100 << 20).expecting(wanted)
     }
 
     #[test]
@@ -252,10 +339,36 @@ mod tests {
             }
         };
         assert_eq!(
-            packs(30, 0).ahead(64 << 20).len,
+            packs(30, 0).fitting(64 << 20),
             limits::AHEAD,
             "one after the other"
         );
-        assert_eq!(packs(30, 30).ahead(64 << 20).len, 2 << 20, "all at once");
+        let all_at_once = packs(30, 30).fitting(64 << 20);
+        assert!(all_at_once >= limits::AHEAD_LEAST && 30 * all_at_once <= 64 << 20);
+    }
+
+    #[test]
+    fn when_nothing_is_known_reads_that_follow_each_other_ask_for_more_and_more() {
+        let frames: Vec<_> = (0..2000).map(|n| (n * 50_000, 50_000)).collect();
+        let ahead = Ahead {
+            len: None,
+            ..ahead(&frames)
+        };
+        let mut at = 0;
+        let mut lens = Vec::new();
+        for _ in 0..8 {
+            let request = ahead.requests(7, &[(at, 50_000)]).remove(0);
+            ahead.put(7, &request, Bytes::new());
+            lens.push(request.end - request.start);
+            at = u32::try_from(request.end).unwrap();
+        }
+        assert!(
+            lens[0] <= limits::AHEAD_BEGIN && lens.is_sorted(),
+            "{lens:?}"
+        );
+        let most = limits::AHEAD / 2;
+        assert!(lens[7] > most - 50_000 && lens[7] <= most, "{lens:?}");
+        let far = ahead.requests(7, &[(99_000_000, 50_000)]).remove(0);
+        assert!(far.end - far.start <= limits::AHEAD_BEGIN);
     }
 }

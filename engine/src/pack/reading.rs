@@ -304,13 +304,26 @@ pub fn for_each_chunk(
 
 /// Reads the tables of a manifest, some at a time, and has it take in what they say.
 pub fn read_tables(store: &Store, manifest: &mut Manifest, key: &IdKey) -> Result<()> {
+    read_tables_ahead(store, manifest, key, None)
+}
+
+/// The same; what lies before a table is read with it, where a request is dear.
+pub fn read_tables_ahead(
+    store: &Store,
+    manifest: &mut Manifest,
+    key: &IdKey,
+    ahead: Option<&Ahead>,
+) -> Result<()> {
+    if let Some(ahead) = ahead {
+        fetch_tables(store, manifest, ahead)?;
+    }
     let packs = manifest.pack_numbers();
     let numbers: Vec<usize> = (0..manifest.tables.len()).collect();
     for numbers in numbers.chunks(limits::TABLES_AT_ONCE) {
         let known = &*manifest;
         let tables: Vec<_> = numbers
             .par_iter()
-            .map(|n| table(store, known, *n, key))
+            .map(|n| table(store, known, *n, key, ahead))
             .collect();
         for (n, table) in numbers.iter().zip(tables) {
             take_in(manifest, *n, table?, &packs)?;
@@ -327,7 +340,7 @@ pub fn read_table(
     packs: &HashMap<PackId, u32>,
     key: &IdKey,
 ) -> Result<()> {
-    let table = table(store, manifest, n, key)?;
+    let table = table(store, manifest, n, key, None)?;
     take_in(manifest, n, table, packs)
 }
 
@@ -344,11 +357,21 @@ fn take_in(
     })
 }
 
-fn table(store: &Store, manifest: &Manifest, n: usize, key: &IdKey) -> Result<DeltaTable> {
+fn table(
+    store: &Store,
+    manifest: &Manifest,
+    n: usize,
+    key: &IdKey,
+    ahead: Option<&Ahead>,
+) -> Result<DeltaTable> {
     let Some((frame, len)) = manifest.tables.get(n) else {
         return Err(Error::new(Kind::Internal, format!("there is no table {n}")));
     };
-    let stored = fetch_one(store, manifest, frame, &mut Fetched::default())?;
+    let held = ahead.and_then(|ahead| ahead.get(frame.pack, frame.offset, frame.stored_len));
+    let stored = match held {
+        Some(stored) => stored,
+        None => fetch_one(store, manifest, frame, &mut Fetched::default())?,
+    };
     let read = || {
         verify(&stored, key)?;
         with_frame(&stored, |header, table| {
@@ -360,6 +383,35 @@ fn table(store: &Store, manifest: &Manifest, n: usize, key: &IdKey) -> Result<De
         })?
     };
     read().map_err(|e| damaged(manifest, frame, e))
+}
+
+/// Fetches all tables of each pack with one request, and what lies around them: often all of the pack.
+fn fetch_tables(store: &Store, manifest: &Manifest, ahead: &Ahead) -> Result<()> {
+    let mut packs: BTreeMap<u32, Range<u64>> = BTreeMap::new();
+    for (frame, _) in &manifest.tables {
+        let (from, to) = (
+            u64::from(frame.offset),
+            u64::from(frame.offset) + u64::from(frame.stored_len),
+        );
+        let range = packs.entry(frame.pack).or_insert(from..to);
+        *range = range.start.min(from)..range.end.max(to);
+    }
+    let packs: Vec<_> = packs
+        .into_iter()
+        .filter(|(_, range)| range.end - range.start <= limits::TABLE_AROUND)
+        .collect();
+    packs.par_iter().try_for_each(|(pack, tables)| {
+        let end = ahead
+            .end_of(*pack)
+            .max(tables.end)
+            .min(tables.end + limits::TABLE_AROUND);
+        let range = end.saturating_sub(limits::TABLE_AROUND).min(tables.start)..end;
+        let count = &mut Fetched::default();
+        for part in get(store, manifest, *pack, std::slice::from_ref(&range), count)? {
+            ahead.put(*pack, &range, part);
+        }
+        Ok(())
+    })
 }
 
 /// An error in a frame, with its place.

@@ -20,7 +20,7 @@ use super::plan::{Plan, Window};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::monitor::{Monitor, Phase, keep_going};
-use crate::pack::reading::{Fetched, Reading, frame_hashes};
+use crate::pack::reading::{Fetched, Reading, frame_hashes, read_tables_ahead};
 use crate::pack::{Ahead, KeptFrames, Wanted};
 use crate::repo::{ManifestName, Renewing, Repository, Session};
 
@@ -67,23 +67,41 @@ pub fn export(
     // While this is there, no collection frees anything.
     let session = Session::read(repo);
     let monitor = &Renewing::new(session.as_ref(), monitor);
-    let (name, manifest) = repo.named_manifest(snapshot)?;
+    let (name, manifest, ahead) = named_manifest(repo, snapshot)?;
     match output {
         Output::Stream(stream) => {
             let write = |window: &Window, bytes: Option<&[u8]>| match bytes {
                 Some(bytes) => stream.write_all(bytes),
                 None => write_zeros(stream, window.len),
             };
-            let done = run(repo, snapshot, &manifest, monitor, write);
+            let done = run(repo, snapshot, &manifest, ahead, monitor, write);
             let stats = done.map_err(|e| explain(repo, snapshot, name, e))?;
             stream
                 .flush()
                 .map_err(|e| Error::io("writing the archive", e))?;
             Ok(stats)
         }
-        Output::File { path, sync } => to_file(repo, snapshot, &manifest, &path, sync, monitor)
-            .map_err(|e| explain(repo, snapshot, name, e)),
+        Output::File { path, sync } => {
+            to_file(repo, snapshot, &manifest, ahead, &path, sync, monitor)
+                .map_err(|e| explain(repo, snapshot, name, e))
+        }
     }
+}
+
+/// A snapshot's manifest with its name and, of a store where a request is dear, what was read beside it.
+pub(super) fn named_manifest(
+    repo: &Repository,
+    snapshot: &SnapshotRecord,
+) -> Result<(ManifestName, Manifest, Option<Ahead>)> {
+    let (name, mut manifest) = repo.first_manifest(snapshot)?;
+    let is_dear = repo.store().local_path().is_none();
+    // What deltas are made of is in the tables, and not known yet.
+    let ahead = is_dear.then(|| {
+        let known = Wanted::all_of(&manifest);
+        Ahead::within(repo.memory().held_ahead()).perhaps(known)
+    });
+    read_tables_ahead(repo.store(), &mut manifest, repo.key(), ahead.as_ref())?;
+    Ok((name, manifest, ahead))
 }
 
 /// Of a snapshot that was rewritten since its manifest, called `name`, was read, a collection may have removed what it needed before.
@@ -112,6 +130,7 @@ fn to_file(
     repo: &Repository,
     snapshot: &SnapshotRecord,
     manifest: &Manifest,
+    ahead: Option<Ahead>,
     path: &Path,
     sync: bool,
     monitor: &dyn Monitor,
@@ -141,7 +160,7 @@ fn to_file(
         }),
         None => Ok(()),
     };
-    let stats = run(repo, snapshot, manifest, monitor, write)?;
+    let stats = run(repo, snapshot, manifest, ahead, monitor, write)?;
     if sync {
         file.sync_all().map_err(failed)?;
     }
@@ -171,6 +190,7 @@ pub(super) fn run(
     repo: &Repository,
     snapshot: &SnapshotRecord,
     manifest: &Manifest,
+    ahead: Option<Ahead>,
     monitor: &dyn Monitor,
     write: impl FnMut(&Window, Option<&[u8]>) -> std::io::Result<()> + Send,
 ) -> Result<ExportStats> {
@@ -185,10 +205,7 @@ pub(super) fn run(
     let (to_write, decoding) = mpsc::sync_channel::<(Window, Decoding)>(at_once);
     let (empty, reuse) = mpsc::channel::<Vec<u8>>();
     let mut plan = Plan::archive(manifest)?;
-    let ahead = match store.local_path() {
-        None => Some(read_ahead(repo, manifest)?),
-        Some(_) => None,
-    };
+    let ahead = ahead.map(|ahead| expecting(ahead, manifest)).transpose()?;
     let kept = KeptFrames::with_ahead(repo.memory().kept_frames(), ahead);
     let derived = Mutex::new((Derived::default(), Fetched::default()));
     let (fetched_bytes, digest) = std::thread::scope(|scope| -> Result<(Fetched, Digest)> {
@@ -255,13 +272,13 @@ pub(super) fn run(
 }
 
 /// Goes through the plan once for what it will read: a request to a bucket takes as long as many bytes.
-fn read_ahead(repo: &Repository, manifest: &Manifest) -> Result<Ahead> {
+fn expecting(ahead: Ahead, manifest: &Manifest) -> Result<Ahead> {
     let mut wanted = Wanted::default();
     let mut plan = Plan::archive(manifest)?;
     while let Some(window) = plan.next_window()? {
         wanted.add(&reading_of(manifest, &window.parts, None));
     }
-    Ok(wanted.ahead(repo.memory().held_ahead()))
+    Ok(ahead.expecting(wanted))
 }
 
 /// A window that is being decoded.

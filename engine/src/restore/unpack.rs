@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use cryostore_format::snapshot::SnapshotRecord;
 
-use super::export::{explain, run};
+use super::export::{explain, named_manifest, run};
 use crate::archive::tar::{EntryType, Member, Span, TarReader};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Monitor;
@@ -61,12 +61,13 @@ pub fn unpack(
     // While this is there, no collection frees anything.
     let session = Session::read(repo);
     let monitor = &Renewing::new(session.as_ref(), monitor);
-    let (name, manifest) = repo.named_manifest(snapshot)?;
+    let (name, manifest, ahead) = named_manifest(repo, snapshot)?;
     let mut unpacker = Unpacker::new(part.path());
     run(
         repo,
         snapshot,
         &manifest,
+        ahead,
         monitor,
         |window, bytes| match bytes {
             Some(bytes) => unpacker.push(bytes),

@@ -14,7 +14,9 @@ use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 #[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
 use super::http::Connector;
 use super::options::StoreOptions;
-use super::place::{Bucket, Scheme};
+use super::place::Bucket;
+#[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
+use super::place::Scheme;
 use crate::error::{Error, Kind, Result};
 
 /// A client for a bucket.

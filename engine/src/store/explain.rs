@@ -57,6 +57,10 @@ fn kind_of(error: &Os, answer: &Answer, chain: &str) -> Kind {
         (_, Some("AuthorizationHeaderMalformed" | "IllegalLocationConstraintException")) => {
             return Kind::Invalid;
         }
+        // S3 says so with 400.
+        (_, Some("ExpiredToken" | "ExpiredTokenException" | "InvalidToken")) => {
+            return Kind::Denied;
+        }
         (Some(300..=399), _) if !matches!(error, Os::NotModified { .. }) => return Kind::Invalid,
         (Some(401 | 403), _) => return Kind::Denied,
         (Some(507), _) => return Kind::NoSpace,
@@ -243,7 +247,7 @@ mod tests {
                 "clock",
             ),
             (
-                "403 Forbidden",
+                "400 Bad Request",
                 "<Code>ExpiredToken</Code>",
                 Kind::Denied,
                 "expired",

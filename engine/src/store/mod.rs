@@ -11,6 +11,7 @@ mod files;
 #[cfg(feature = "http")]
 mod http;
 mod neighbours;
+mod network;
 mod options;
 mod place;
 mod probe;
@@ -54,6 +55,8 @@ pub struct Store {
     whose: Arc<Whose>,
     tuning: Tuning,
     local: Option<PathBuf>,
+    /// Other machines write to the directory.
+    shared: bool,
     /// All of the bucket, and where in it this is.
     bucket: Option<(Arc<dyn ObjectStore>, Path)>,
     /// It has one writer only: it may be one that cannot create.
@@ -98,6 +101,7 @@ impl Store {
             }),
             tuning: options.tuning,
             local: None,
+            shared: false,
             single_writer: false,
             gives_ranges: true,
         })
@@ -130,6 +134,7 @@ impl Store {
             .with_fsync(true);
         Ok(Self {
             tuning,
+            shared: network::is_shared(&root),
             local: Some(root.clone()),
             ..Self::new(Arc::new(objects), root.display().to_string())?
         })
@@ -148,6 +153,7 @@ impl Store {
             tuning: Tuning::default(),
             bucket: None,
             local: None,
+            shared: false,
             single_writer: false,
             gives_ranges: true,
         })
@@ -186,12 +192,14 @@ impl Store {
     /// The whole object, at most `limit` bytes.
     pub fn get(&self, name: &str, limit: u64) -> Result<Bytes> {
         let path = Path::from(name);
-        let result = self.bridge.wait(async {
-            let found = self.objects.get(&path).await?;
-            if found.meta.size > limit {
-                return Ok(Err(found.meta.size));
-            }
-            found.bytes().await.map(Ok)
+        let result = self.patiently(name, || {
+            self.bridge.wait(async {
+                let found = self.objects.get(&path).await?;
+                if found.meta.size > limit {
+                    return Ok(Err(found.meta.size));
+                }
+                found.bytes().await.map(Ok)
+            })
         });
         match result {
             Ok(Ok(bytes)) => Ok(bytes),
@@ -209,9 +217,9 @@ impl Store {
         let path = Path::from(name);
         let parts = match &self.local {
             // Straight from the file: over the runtime it takes a thread more, and every buffer is cleared before it is filled.
-            Some(root) => {
+            Some(root) => self.patiently(name, || {
                 files::read_ranges(&root.join(name), ranges).map_err(|e| as_store_error(name, e))
-            }
+            }),
             None => self.bridge.wait(self.remote_ranges(&path, ranges)),
         };
         let parts = parts.map_err(|e| match self.len(name) {
@@ -224,6 +232,18 @@ impl Store {
             }
         }
         Ok(parts)
+    }
+
+    /// On a file system of several machines some errors pass.
+    fn patiently<T>(
+        &self,
+        name: &str,
+        mut read: impl FnMut() -> object_store::Result<T>,
+    ) -> object_store::Result<T> {
+        match &self.local {
+            Some(root) => network::patiently(root, self.shared, name, read),
+            None => read(),
+        }
     }
 
     /// One request each, side by side: what lies close together, the caller has put together.
@@ -260,7 +280,8 @@ impl Store {
 
     /// Bytes of an object; none if there is no such object.
     pub fn len(&self, name: &str) -> Result<Option<u64>> {
-        match self.bridge.wait(self.objects.head(&Path::from(name))) {
+        let path = Path::from(name);
+        match self.patiently(name, || self.bridge.wait(self.objects.head(&path))) {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(self.error("looking for", name, e)),
@@ -309,23 +330,26 @@ impl Store {
 
     /// The objects below `prefix`, sorted by name.
     pub fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
-        let prefix = Path::from(prefix);
-        let mut out = self.bridge.wait(async {
-            let mut objects = self.objects.list(Some(&prefix));
-            let mut out = Vec::new();
-            while let Some(meta) = objects.next().await {
-                match meta {
-                    Ok(meta) => out.push(Listed {
-                        name: meta.location.to_string(),
-                        len: meta.size,
-                    }),
-                    // Removed between the list and the look at it.
-                    Err(object_store::Error::NotFound { .. }) => {}
-                    Err(e) => return Err(self.error("listing", prefix.as_ref(), e)),
+        let path = Path::from(prefix);
+        let listed = self.patiently(prefix, || {
+            self.bridge.wait(async {
+                let mut objects = self.objects.list(Some(&path));
+                let mut out = Vec::new();
+                while let Some(meta) = objects.next().await {
+                    match meta {
+                        Ok(meta) => out.push(Listed {
+                            name: meta.location.to_string(),
+                            len: meta.size,
+                        }),
+                        // Removed between the list and the look at it: the bucket itself is there.
+                        Err(object_store::Error::NotFound { .. }) if self.local.is_some() => {}
+                        Err(e) => return Err(e),
+                    }
                 }
-            }
-            Ok(out)
-        })?;
+                Ok(out)
+            })
+        });
+        let mut out = listed.map_err(|e| self.error("listing", prefix, e))?;
         out.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(out)
     }

@@ -11,7 +11,7 @@ use cryostore_format::mark::Mark;
 use cryostore_format::pack::{Directory, FrameHeader, FrameKind, chunks_digest};
 use cryostore_format::patch::PatchWriter;
 use cryostore_format::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};
-use cryostore_format::repository::RepositoryRecord;
+use cryostore_format::repository::{Create, Probed, RepositoryRecord, SINGLE_WRITER};
 use cryostore_format::segment::{PackIds, Segment};
 use cryostore_format::session::{Place, SessionRecord, Work};
 use cryostore_format::snapshot::{
@@ -45,6 +45,17 @@ pub fn repository_with_features() -> RepositoryRecord {
     record.chunking.min = 2048;
     record.chunking.average = 8192;
     record.chunking.max = 65_536;
+    record
+}
+
+pub fn repository_probed() -> RepositoryRecord {
+    let mut record = repository();
+    record.features.write.push(SINGLE_WRITER.to_owned());
+    record.features.collect.push(SINGLE_WRITER.to_owned());
+    record.probed = Some(Probed {
+        create: Create::Ignored,
+        ..Probed::default()
+    });
     record
 }
 

@@ -571,7 +571,7 @@ fn check_deltas(
 
 fn check_segments(repo: &Repository, report: &mut CheckReport) -> Result<()> {
     for (id, _) in segments::list(repo.store())? {
-        if let Err(text) = problem_of(segments::read(repo.store(), id))? {
+        if let Err(text) = problem_of(segments::read(repo.vault(), id))? {
             let text = format!(
                 "{text}; it touches no snapshot: `cryostore gc` removes it, packs have their ids themselves"
             );

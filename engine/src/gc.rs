@@ -218,7 +218,7 @@ fn look(repo: &Repository, proved: &[Place], monitor: &dyn Monitor) -> Result<Se
         .map(|(place, _)| format!("snapshots/{}/{}", place.lineage, place.snapshot))
         .collect();
     for (id, _) in segments::list(repo.store())? {
-        let packs = segments::read(repo.store(), id).ok();
+        let packs = segments::read(repo.vault(), id).ok();
         let packs = packs.map(|segment| segment.packs.iter().map(|found| found.pack).collect());
         seen.segments.insert(segments::object_name(id), packs);
     }

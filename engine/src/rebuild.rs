@@ -44,7 +44,7 @@ pub fn rebuild_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt
     let mut out = Rebuilt::default();
     for (id, _) in segments::list(store)? {
         keep_going(monitor)?;
-        let segment = match segments::read(store, id) {
+        let segment = match segments::read(repo.vault(), id) {
             Ok(segment) => segment,
             Err(e) => {
                 monitor.warning(&format!(

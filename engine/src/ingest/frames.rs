@@ -20,7 +20,7 @@ use crate::limits;
 use crate::pack::writer::PackWriter;
 use crate::pack::{Buffers, KeptFrames, directories::Directories, object_name};
 use crate::repo::Repository;
-use crate::store::{Store, Uploads};
+use crate::store::{Uploads, Vault};
 
 /// Number of a frame of this session.
 pub(super) type FrameNumber = u32;
@@ -83,7 +83,7 @@ fn lost() -> Error {
 #[derive(Debug)]
 pub(super) struct FrameSink<'r> {
     env: &'r dyn Env,
-    store: Store,
+    vault: Vault,
     uploads: Uploads,
     /// What deltas are made against.
     base: Option<Arc<Manifest>>,
@@ -118,7 +118,7 @@ impl<'r> FrameSink<'r> {
         let store = repo.store();
         Self {
             env: repo.env(),
-            store: store.clone(),
+            vault: repo.vault().clone(),
             uploads: store.uploads(limits::UPLOADS),
             base,
             kept: KeptFrames::at_most(repo.memory().kept_by_import()),
@@ -201,7 +201,7 @@ impl<'r> FrameSink<'r> {
         let Some(base) = self.base.clone() else {
             return;
         };
-        let (store, kept) = (self.store.clone(), Arc::clone(&self.kept));
+        let (store, kept) = (self.vault.store().clone(), Arc::clone(&self.kept));
         self.start(number, batch.len(), move || {
             batch.seal(&store, &base, &kept).map(Sealed::Batch)
         });
@@ -378,7 +378,9 @@ impl<'r> FrameSink<'r> {
         let id = SegmentId::from_bytes(random_id(self.env));
         let packs = std::mem::take(&mut self.unlisted);
         let segment = Segment { packs };
-        self.put_object(segments::object_name(id), segment.encode().into())?;
+        let name = segments::object_name(id);
+        let sealed = self.vault.seal(&name, segment.encode())?;
+        self.put_object(name, sealed.into())?;
         let (index, done) = (index.clone(), self.index_results.0.clone());
         self.index_jobs += 1;
         rayon::spawn(move || {

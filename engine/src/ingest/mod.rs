@@ -446,7 +446,9 @@ impl<'r> Plan<'r> {
             bytes: bytes.len() as u64,
             digest: Digest::of(&bytes),
         };
-        uploading.put(manifest_name(id), bytes)?;
+        let name = manifest_name(id);
+        let sealed = repo.seal_object(&name, bytes)?;
+        uploading.put(name, sealed)?;
         keep_going(monitor)?;
         let (finished, index) = uploading.finish()?;
         let mut warnings = facts.take_warnings();

@@ -43,7 +43,7 @@ impl Repository {
         snapshot: &SnapshotRecord,
     ) -> Result<(ManifestId, Manifest)> {
         let (id, mut manifest) = self.first_manifest(snapshot)?;
-        read_tables(&self.store, &mut manifest, self.key())?;
+        read_tables(self.store(), &mut manifest, self.key())?;
         Ok((id, manifest))
     }
 
@@ -51,7 +51,7 @@ impl Repository {
     pub fn manifest_object(&self, snapshot: &SnapshotRecord) -> Result<(String, u64)> {
         for id in manifest_ids(snapshot) {
             let name = manifest_name(id);
-            if let Some(len) = self.store.len(&name)? {
+            if let Some(len) = self.store().len(&name)? {
                 return Ok((name, len));
             }
         }
@@ -79,7 +79,7 @@ impl Repository {
             snapshot,
             Error::new(
                 Kind::Corrupt,
-                format!("{name} is missing in {}", self.store.name()),
+                format!("{name} is missing in {}", self.store().name()),
             ),
         ))
     }
@@ -87,9 +87,7 @@ impl Repository {
     /// Reads one of a snapshot's manifests. The first is what the record names; those after it must be of the same archive.
     fn manifest_at(&self, snapshot: &SnapshotRecord, id: ManifestId) -> Result<Manifest> {
         let name = manifest_name(id);
-        let bytes = self
-            .store
-            .get(&name, format_limits::MANIFEST_PLAIN_MAX + 4096)?;
+        let bytes = self.read_object(&name, format_limits::MANIFEST_PLAIN_MAX + 4096)?;
         let other = || {
             let detail = format!("{name} is not what the snapshot record names");
             unreadable(snapshot, Error::new(Kind::Corrupt, detail))
@@ -112,12 +110,12 @@ impl Repository {
     pub(crate) fn put_rewritten(&self, old: ManifestId, bytes: Vec<u8>) -> Result<()> {
         let name = manifest_name(old.rewritten());
         let digest = Digest::of(&bytes);
-        let Err(failed) = self.store.create(&name, bytes) else {
+        let Err(failed) = self.store().create(&name, self.seal_object(&name, bytes)?) else {
             return Ok(());
         };
         // The reply may have been lost.
         let limit = format_limits::MANIFEST_PLAIN_MAX + 4096;
-        match self.store.get(&name, limit) {
+        match self.read_object(&name, limit) {
             Ok(found) if Digest::of(&found) == digest => Ok(()),
             Ok(_) if failed.kind() == Kind::Conflict => Err(taken(&name)),
             _ => Err(failed),
@@ -138,7 +136,7 @@ impl Repository {
             .hint("it cannot be once more; import the archive again to store it anew"));
         }
         let name = manifest_name(old.rewritten());
-        match self.store.len(&name)? {
+        match self.store().len(&name)? {
             None => Ok(()),
             Some(_) => Err(taken(&name)),
         }
@@ -181,16 +179,16 @@ impl Repository {
         };
         let mut there = Vec::new();
         for id in manifest_ids(snapshot) {
-            if self.store.len(&manifest_name(id))?.is_some() {
+            if self.store().len(&manifest_name(id))?.is_some() {
                 there.push(id);
             }
         }
-        let has = |pack| Ok(self.store.len(&object_name(pack))?.is_some());
+        let has = |pack| Ok(self.store().len(&object_name(pack))?.is_some());
         let Some((needed, _)) = self.last_whole(snapshot, &there, has)? else {
             return Ok(None);
         };
         for id in there.iter().take_while(|id| **id != needed) {
-            self.store.delete(&manifest_name(*id))?;
+            self.store().delete(&manifest_name(*id))?;
         }
         Ok(Some(needed))
     }

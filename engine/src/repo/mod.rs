@@ -17,7 +17,7 @@ use cryostore_format::{IdKey, RepositoryId, limits as format_limits};
 use crate::env::{Env, random_id, timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::memory::Memory;
-use crate::store::Store;
+use crate::store::{Store, Vault};
 
 pub(crate) use collections::is_collection;
 pub(crate) use manifests::manifest_ids;
@@ -29,7 +29,7 @@ pub use snapshots::{Filter, SnapshotList, snapshot_name};
 /// A repository that is open.
 #[derive(Debug, Clone)]
 pub struct Repository {
-    store: Store,
+    vault: Vault,
     record: RepositoryRecord,
     key: IdKey,
     env: Arc<dyn Env>,
@@ -85,7 +85,7 @@ impl Repository {
         let key = record.id_key().map_err(|e| Error::stored(OBJECT_NAME, e))?;
         let cache = cache_root.map(|root| root.join(record.id.to_string()));
         Ok(Self {
-            store,
+            vault: Vault::plain(store),
             record,
             key,
             env,
@@ -103,7 +103,12 @@ impl Repository {
     /// The store.
     #[must_use]
     pub const fn store(&self) -> &Store {
-        &self.store
+        self.vault.store()
+    }
+    /// The store, with what is needed to read and write its objects.
+    #[must_use]
+    pub(crate) const fn vault(&self) -> &Vault {
+        &self.vault
     }
     /// What `repository.json` says.
     #[must_use]
@@ -131,11 +136,21 @@ impl Repository {
         self.cache.as_deref()
     }
 
+    /// The envelope that is stored under this name; the object has at most `limit` bytes.
+    pub(crate) fn read_object(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        self.vault.read(name, limit)
+    }
+
+    /// What is to be stored under this name. A writer of an envelope puts this, and nothing else.
+    pub(crate) fn seal_object(&self, name: &str, envelope: Vec<u8>) -> Result<Vec<u8>> {
+        self.vault.seal(name, envelope)
+    }
+
     /// An error unless this program knows what `role` needs.
     pub fn require(&self, role: Role) -> Result<()> {
         self.record
             .allows(role)
-            .map_err(|e| Error::stored(self.store.name(), e))
+            .map_err(|e| Error::stored(self.store().name(), e))
     }
 
     /// Directory of the node's copy of the index.

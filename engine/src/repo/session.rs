@@ -54,9 +54,11 @@ impl<'r> Session<'r> {
         let bytes = record
             .encode()
             .map_err(|e| Error::new(Kind::Internal, "a session record").because(e))?;
+        let name = object_name(id);
+        let bytes = repo.seal_object(&name, bytes)?;
         // From here on the record is removed when this goes, also when the put fails: it may have been done all the same.
         let session = Self { repo, record, lock };
-        repo.store().create(&object_name(id), bytes)?;
+        repo.store().create(&name, bytes)?;
         if work == Work::Collect {
             // A collection looks for itself: it may end sessions.
             return Ok(session);
@@ -143,7 +145,7 @@ impl Repository {
             {
                 continue;
             }
-            let bytes = match self.store().get(&object.name, format_limits::RECORD_MAX) {
+            let bytes = match self.read_object(&object.name, format_limits::RECORD_MAX) {
                 Ok(bytes) => bytes,
                 // Ended since it was listed.
                 Err(e) if e.kind() == Kind::NotFound => continue,

@@ -203,8 +203,7 @@ impl Repository {
                 continue;
             };
             let entry = self
-                .store()
-                .get(&object.name, format_limits::RECORD_MAX)
+                .read_object(&object.name, format_limits::RECORD_MAX)
                 .and_then(|bytes| {
                     Entry::decode(&bytes).map_err(|e| Error::stored(&object.name, e))
                 });

@@ -4,6 +4,7 @@
 //! caller expects. Never: decides what an object means, or deletes a name that it was not given.
 
 mod files;
+mod vault;
 
 use std::fmt;
 use std::ops::Range;
@@ -18,6 +19,8 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 
 use crate::bridge::{Bridge, Tasks};
 use crate::error::{Error, Kind, Result, io_kind};
+
+pub use vault::Vault;
 
 /// An object of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]

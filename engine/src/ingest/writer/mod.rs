@@ -194,7 +194,7 @@ impl<'r> Writer<'r> {
             directories: Directories::new(repo.store().clone(), repo.cache()),
             index: None,
             opening: base.is_none().then(|| {
-                Index::start_opening(repo.index_dir(), repo.store().clone(), repo.memory())
+                Index::start_opening(repo.index_dir(), repo.vault().clone(), repo.memory())
             }),
             index_was_empty: None,
             sink: FrameSink::new(repo, sink_base),

@@ -1,5 +1,6 @@
 #![doc = include_str!("../spec/envelope.md")]
 
+use crate::encryption::CIPHER;
 use crate::error::{FormatError, Result};
 use crate::ids::{DIGEST_LEN, Digest};
 use crate::wire::Reader;
@@ -29,6 +30,8 @@ pub enum ObjectType {
     Session = 5,
     /// `gc/…`
     Collection = 6,
+    /// `keys/…`; never sealed itself, since it is what opens all others
+    Key = 7,
 }
 
 impl ObjectType {
@@ -42,6 +45,7 @@ impl ObjectType {
             Self::Tombstone => "tombstone",
             Self::Session => "session record",
             Self::Collection => "collection record",
+            Self::Key => "key",
         }
     }
 
@@ -53,6 +57,7 @@ impl ObjectType {
             4 => Self::Tombstone,
             5 => Self::Session,
             6 => Self::Collection,
+            7 => Self::Key,
             _ => return None,
         })
     }
@@ -150,6 +155,9 @@ pub fn open(kind: ObjectType, bytes: &[u8], limit: u64) -> Result<Vec<u8>> {
         });
     }
     let cipher = r.u8()?;
+    if cipher == CIPHER {
+        return Err(FormatError::Sealed { what });
+    }
     if cipher != 0 {
         return Err(FormatError::UnknownFeature {
             what,

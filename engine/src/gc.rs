@@ -16,7 +16,7 @@ use cryostore_format::manifest::Manifest;
 use cryostore_format::repository::{OBJECT_NAME, Role};
 use cryostore_format::session::{Place, Work};
 use cryostore_format::snapshot::SnapshotRecord;
-use cryostore_format::{ManifestId, PackId};
+use cryostore_format::{KeyId, ManifestId, PackId};
 
 pub use self::sparse::SparsePack;
 use self::sparse::Uses;
@@ -197,7 +197,7 @@ fn look(repo: &Repository, proved: &[Place], monitor: &dyn Monitor) -> Result<Se
             e.hint("nothing was removed; delete the snapshot if it is lost, then collect again")
         })?;
         seen.needed_packs.extend(&manifest.packs);
-        match read_tables(repo.store(), &mut manifest, repo.key()) {
+        match read_tables(repo.vault(), &mut manifest, repo.key()) {
             Ok(()) => seen.uses.add(&manifest),
             Err(_) => seen.uses.add_whole(&manifest),
         }
@@ -325,6 +325,7 @@ fn judge(seen: &Seen, told: Option<&str>, name: &str) -> Judgement {
             None => Judgement::Foreign,
         },
         "sessions" => Judgement::Keep,
+        "keys" if rest.parse::<KeyId>().is_ok() => Judgement::Keep,
         "gc" if is_collection(name) => {
             // One that came since is a later collection's.
             if told == Some(name) || !seen.collections.contains_key(name) {
@@ -349,7 +350,7 @@ fn apply(repo: &Repository, report: &GcReport, seen: &Seen, monitor: &dyn Monito
         repo.memory(),
         monitor,
     );
-    let mut directories = Directories::new(repo.store().clone(), repo.cache());
+    let mut directories = Directories::new(repo.vault().clone(), repo.cache());
     let mut ordered: Vec<_> = garbage.iter().collect();
     ordered.sort_by_key(|garbage| match garbage.name.split('/').next() {
         Some("manifests") => 0,

@@ -59,7 +59,9 @@ pub enum FormatError {
         feature: String,
     },
     /// Bytes that must be sealed are not: somebody put them there without a key.
-    #[error("{what} is not encrypted, and everything in this repository is: it was not written by a holder of the key")]
+    #[error(
+        "{what} is not encrypted, and everything in this repository is: it was not written by a holder of the key"
+    )]
     NotSealed {
         /// The object.
         what: &'static str,
@@ -83,7 +85,9 @@ pub enum FormatError {
         what: &'static str,
     },
     /// The key ring at hand has no key of this epoch.
-    #[error("{what} is sealed with the key of epoch {epoch:08x}, which the key at hand does not have")]
+    #[error(
+        "{what} is sealed with the key of epoch {epoch:08x}, which the key at hand does not have"
+    )]
     UnknownEpoch {
         /// The object.
         what: &'static str,

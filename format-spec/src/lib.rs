@@ -24,6 +24,6 @@ pub mod wire;
 
 pub use error::{FormatError, Result};
 pub use ids::{
-    ChunkHash, ChunkId, CollectionId, Digest, IdKey, KeyId, Lineage, ManifestId, PackId, RepositoryId,
-    SegmentId, SessionId, SnapshotId,
+    ChunkHash, ChunkId, CollectionId, Digest, IdKey, KeyId, Lineage, ManifestId, PackId,
+    RepositoryId, SegmentId, SessionId, SnapshotId,
 };

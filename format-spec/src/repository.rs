@@ -200,9 +200,7 @@ impl RepositoryRecord {
             defaults: _,
         } = self;
         let bytes = match encryption {
-            None => {
-                serde_json::to_vec(&(format, version, id, created, features, chunking, id_key))
-            }
+            None => serde_json::to_vec(&(format, version, id, created, features, chunking, id_key)),
             Some(sealed) => serde_json::to_vec(&(
                 format, version, id, created, features, chunking, id_key, sealed,
             )),
@@ -314,7 +312,10 @@ impl RepositoryRecord {
     pub fn id_key(&self) -> Result<IdKey> {
         match &self.id_key {
             Some(key) => IdKey::from_hex(key),
-            None => Err(FormatError::invalid("repository.json", "it has no `id_key`")),
+            None => Err(FormatError::invalid(
+                "repository.json",
+                "it has no `id_key`",
+            )),
         }
     }
 

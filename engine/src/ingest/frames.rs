@@ -189,7 +189,10 @@ impl<'r> FrameSink<'r> {
     fn close_open(&mut self) {
         if !self.open.1.is_empty() {
             let (number, frame) = std::mem::take(&mut self.open);
-            self.start(number, frame.len(), move || frame.seal().map(Sealed::Plain));
+            let seals = self.vault.seals().cloned();
+            self.start(number, frame.len(), move || {
+                frame.seal(seals.as_deref()).map(Sealed::Plain)
+            });
         }
     }
 
@@ -201,9 +204,9 @@ impl<'r> FrameSink<'r> {
         let Some(base) = self.base.clone() else {
             return;
         };
-        let (store, kept) = (self.vault.store().clone(), Arc::clone(&self.kept));
+        let (vault, kept) = (self.vault.clone(), Arc::clone(&self.kept));
         self.start(number, batch.len(), move || {
-            batch.seal(&store, &base, &kept).map(Sealed::Batch)
+            batch.seal(&vault, &base, &kept).map(Sealed::Batch)
         });
     }
 
@@ -308,7 +311,7 @@ impl<'r> FrameSink<'r> {
             Some(pack) => pack,
             None => {
                 let id = PackId::from_bytes(random_id(env));
-                pack.insert(PackWriter::new(id, &self.buffers)?)
+                pack.insert(PackWriter::new(id, &self.buffers, self.vault.seals())?)
             }
         };
         let placed = Placed {

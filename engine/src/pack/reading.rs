@@ -21,7 +21,7 @@ use super::object_name;
 use crate::codec::frame::{read_chunks, unpack_frame, verify, with_frame};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
-use crate::store::Store;
+use crate::store::{FramePlace, Vault};
 
 /// What was read of the store.
 #[derive(Debug, Clone, Copy, Default)]
@@ -142,9 +142,9 @@ impl Reading {
     }
 
     /// Fetches the frames, as many as may be in memory at a time.
-    pub fn fetch(&mut self, store: &Store, manifest: &Manifest, count: &mut Fetched) -> Result<()> {
+    pub fn fetch(&mut self, vault: &Vault, manifest: &Manifest, count: &mut Fetched) -> Result<()> {
         let mut held = 0;
-        let mut packs: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
+        let mut packs: BTreeMap<u32, Vec<FrameRef>> = BTreeMap::new();
         let mut fetched = Vec::new();
         for ((_, key), (frame, uses)) in &self.frames {
             if self.fetched.contains_key(key) || self.shared.contains_key(key) {
@@ -166,14 +166,13 @@ impl Reading {
                     self.shared.insert(*key, shared);
                 }
                 None => {
-                    let frames = packs.entry(frame.pack).or_default();
-                    frames.push((frame.offset, frame.stored_len));
+                    packs.entry(frame.pack).or_default().push(*frame);
                 }
             }
         }
         for (pack, mut frames) in packs {
-            frames.sort_unstable();
-            fetch_of_pack(store, manifest, pack, &frames, count, &mut self.fetched)?;
+            frames.sort_unstable_by_key(|frame| frame.offset);
+            fetch_of_pack(vault, manifest, pack, &frames, count, &mut self.fetched)?;
         }
         let Some(kept) = &self.kept else {
             return Ok(());
@@ -191,7 +190,7 @@ impl Reading {
     }
 
     /// Decodes all frames into their places in `out`. What has not been fetched yet is, and comes back counted.
-    pub fn decode(mut self, store: &Store, manifest: &Manifest, out: &mut [u8]) -> Result<Fetched> {
+    pub fn decode(mut self, vault: &Vault, manifest: &Manifest, out: &mut [u8]) -> Result<Fetched> {
         let mut count = Fetched::default();
         for range in &self.cleared {
             if let Some(place) = out.get_mut(range.clone()) {
@@ -206,7 +205,7 @@ impl Reading {
                     .flatten()
             } else {
                 self.frames.insert((rank, key), (frame, uses));
-                self.fetch(store, manifest, &mut count)?;
+                self.fetch(vault, manifest, &mut count)?;
                 continue;
             };
             decoded.map_err(|e| damaged(manifest, &frame, e))?;
@@ -217,21 +216,21 @@ impl Reading {
 
 /// Fetches one frame.
 fn fetch_one(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     frame: &FrameRef,
     count: &mut Fetched,
 ) -> Result<Bytes> {
     let mut fetched = BTreeMap::new();
-    let place = [(frame.offset, frame.stored_len)];
-    fetch_of_pack(store, manifest, frame.pack, &place, count, &mut fetched)?;
+    let frames = std::slice::from_ref(frame);
+    fetch_of_pack(vault, manifest, frame.pack, frames, count, &mut fetched)?;
     let stored = fetched.remove(&(frame.pack, frame.offset));
     stored.ok_or_else(|| Error::new(Kind::Internal, "a frame was not fetched"))
 }
 
 /// Hands on the chunks of some slices, one by one. Their frames are fetched together, [`limits::WINDOW_STORED`] bytes of them at most.
 pub fn for_each_chunk(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     slices: &[FrameSlice],
     mut then: impl FnMut(&[u8]) -> Result<()>,
@@ -241,7 +240,7 @@ pub fn for_each_chunk(
         reading.add(manifest, *slice, 0, 0, 0);
     }
     let mut count = Fetched::default();
-    reading.fetch(store, manifest, &mut count)?;
+    reading.fetch(vault, manifest, &mut count)?;
     let mut last: Option<(FrameRef, FrameHeader, Vec<u8>)> = None;
     for slice in slices {
         let frame = slice.frame;
@@ -250,7 +249,7 @@ pub fn for_each_chunk(
             let mut pages = vec![0; len];
             let mut reading = Reading::default();
             reading.add(manifest, *slice, 0, 0, len);
-            reading.decode(store, manifest, &mut pages)?;
+            reading.decode(vault, manifest, &mut pages)?;
             pages
                 .chunks(delta.page_size as usize)
                 .try_for_each(&mut then)?;
@@ -262,7 +261,7 @@ pub fn for_each_chunk(
             _ => {
                 let stored = match reading.fetched.remove(&(frame.pack, frame.offset)) {
                     Some(stored) => stored,
-                    None => fetch_one(store, manifest, &frame, &mut count)?,
+                    None => fetch_one(vault, manifest, &frame, &mut count)?,
                 };
                 let (header, plain) = unpack_frame(&stored).map_err(damaged)?;
                 let (_, header, plain) = last.insert((frame, header, plain));
@@ -284,14 +283,14 @@ pub fn for_each_chunk(
 }
 
 /// Reads the tables of a manifest, some at a time, and has it take in what they say.
-pub fn read_tables(store: &Store, manifest: &mut Manifest, key: &IdKey) -> Result<()> {
+pub fn read_tables(vault: &Vault, manifest: &mut Manifest, key: &IdKey) -> Result<()> {
     let packs = manifest.pack_numbers();
     let numbers: Vec<usize> = (0..manifest.tables.len()).collect();
     for numbers in numbers.chunks(limits::TABLES_AT_ONCE) {
         let known = &*manifest;
         let tables: Vec<_> = numbers
             .par_iter()
-            .map(|n| table(store, known, *n, key))
+            .map(|n| table(vault, known, *n, key))
             .collect();
         for (n, table) in numbers.iter().zip(tables) {
             take_in(manifest, *n, table?, &packs)?;
@@ -302,13 +301,13 @@ pub fn read_tables(store: &Store, manifest: &mut Manifest, key: &IdKey) -> Resul
 
 /// Reads table `n` of a manifest, and has it take in what it says. `packs` are [`Manifest::pack_numbers`].
 pub fn read_table(
-    store: &Store,
+    vault: &Vault,
     manifest: &mut Manifest,
     n: usize,
     packs: &HashMap<PackId, u32>,
     key: &IdKey,
 ) -> Result<()> {
-    let table = table(store, manifest, n, key)?;
+    let table = table(vault, manifest, n, key)?;
     take_in(manifest, n, table, packs)
 }
 
@@ -325,11 +324,11 @@ fn take_in(
     })
 }
 
-fn table(store: &Store, manifest: &Manifest, n: usize, key: &IdKey) -> Result<DeltaTable> {
+fn table(vault: &Vault, manifest: &Manifest, n: usize, key: &IdKey) -> Result<DeltaTable> {
     let Some((frame, len)) = manifest.tables.get(n) else {
         return Err(Error::new(Kind::Internal, format!("there is no table {n}")));
     };
-    let stored = fetch_one(store, manifest, frame, &mut Fetched::default())?;
+    let stored = fetch_one(vault, manifest, frame, &mut Fetched::default())?;
     let read = || {
         verify(&stored, key)?;
         with_frame(&stored, |header, table| {
@@ -353,13 +352,13 @@ fn damaged(manifest: &Manifest, frame: &FrameRef, e: FormatError) -> Error {
 
 /// Hashes of the chunks of a frame, from its stored bytes and those of its bases, checked against the frame's digest.
 pub fn frame_hashes(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     frame: FrameRef,
     key: &IdKey,
     count: &mut Fetched,
 ) -> Result<Vec<ChunkHash>> {
-    let stored = fetch_one(store, manifest, &frame, count)?;
+    let stored = fetch_one(vault, manifest, &frame, count)?;
     let damaged = |e| damaged(manifest, &frame, e);
     let Some(delta) = manifest.deltas.get(&frame) else {
         return verify(&stored, key).map_err(damaged);
@@ -375,7 +374,7 @@ pub fn frame_hashes(
     let mut reading = Reading::default();
     reading.add(manifest, whole, 0, 0, pages.len());
     reading.fetched.insert((frame.pack, frame.offset), stored);
-    *count = count.and(reading.decode(store, manifest, &mut pages)?);
+    *count = count.and(reading.decode(vault, manifest, &mut pages)?);
     let hashes: Vec<_> = pages
         .chunks(delta.page_size as usize)
         .map(|page| key.chunk_hash(page))
@@ -399,18 +398,19 @@ fn pack_of(manifest: &Manifest, number: u32) -> Result<PackId> {
     })
 }
 
-/// Fetches frames (offset and length, sorted) of one pack.
+/// Fetches frames of one pack, which are sorted by offset, and opens them.
 fn fetch_of_pack(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     pack: u32,
-    frames: &[(u32, u32)],
+    frames: &[FrameRef],
     count: &mut Fetched,
     out: &mut BTreeMap<FrameKey, Bytes>,
 ) -> Result<()> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
-    for (offset, len) in frames {
-        let (from, to) = (u64::from(*offset), u64::from(*offset) + u64::from(*len));
+    for frame in frames {
+        let from = u64::from(frame.offset);
+        let to = from + u64::from(frame.stored_len);
         match ranges.last_mut() {
             Some(last) if from <= last.end + u64::from(limits::FETCH_GAP) => {
                 last.end = last.end.max(to)
@@ -418,9 +418,10 @@ fn fetch_of_pack(
             _ => ranges.push(from..to),
         }
     }
-    let name = object_name(pack_of(manifest, pack)?);
-    let parts = store.get_ranges(&name, &ranges).map_err(|e| match e.kind() {
-        Kind::NotFound => Error::new(Kind::Corrupt, format!("{name} is missing in {}", store.name()))
+    let id = pack_of(manifest, pack)?;
+    let name = object_name(id);
+    let parts = vault.store().get_ranges(&name, &ranges).map_err(|e| match e.kind() {
+        Kind::NotFound => Error::new(Kind::Corrupt, format!("{name} is missing in {}", vault.store().name()))
             .hint("run `cryostore check` to see which snapshots are touched; a snapshot that was deleted meanwhile cannot be read on"),
         _ => e,
     })?;
@@ -429,13 +430,24 @@ fn fetch_of_pack(
         .iter()
         .map(|range| range.end - range.start)
         .sum::<u64>();
-    for (offset, len) in frames {
-        let at = ranges.partition_point(|range| range.end <= u64::from(*offset));
+    for frame in frames {
+        let offset = frame.offset;
+        let at = ranges.partition_point(|range| range.end <= u64::from(offset));
         let (Some(range), Some(bytes)) = (ranges.get(at), parts.get(at)) else {
             continue;
         };
-        let from = usize::try_from(u64::from(*offset) - range.start).unwrap_or(usize::MAX);
-        out.insert((pack, *offset), bytes.slice(from..from + *len as usize));
+        let from = usize::try_from(u64::from(offset) - range.start).unwrap_or(usize::MAX);
+        let stored = bytes.slice(from..from + frame.stored_len as usize);
+        let place = FramePlace {
+            pack: id,
+            offset,
+            first_chunk: frame.first_chunk,
+        };
+        let opened = vault.open_frame(place, stored);
+        out.insert(
+            (pack, offset),
+            opened.map_err(|e| damaged(manifest, frame, e))?,
+        );
     }
     Ok(())
 }
@@ -527,6 +539,7 @@ mod tests {
     use crate::codec::frame::{OpenFrame, SealedFrame, seal_patch, seal_xor};
     use crate::pack::Buffers;
     use crate::pack::writer::PackWriter;
+    use crate::store::Store;
 
     const PAGE: usize = 4096;
 
@@ -536,7 +549,7 @@ mod tests {
 
     /// Four plain pages; two that are the second and the third XORed with something; one that is the first of these two with a word changed, and one
     /// without a base.
-    fn stored(key: &IdKey) -> (Store, Manifest, [DeltaFrame; 2]) {
+    fn stored(key: &IdKey) -> (Vault, Manifest, [DeltaFrame; 2]) {
         let store = Store::new(Arc::new(InMemory::new()), "memory").unwrap();
         let ids = [1, 2, 0].map(|n| PackId::from_bytes([n; 16]));
         let mut open = OpenFrame::default();
@@ -545,7 +558,7 @@ mod tests {
         }
         let put = |pack: u32, frame: &SealedFrame| {
             let id = ids[pack as usize];
-            let mut pack_of_one = PackWriter::new(id, &Buffers::default()).unwrap();
+            let mut pack_of_one = PackWriter::new(id, &Buffers::default(), None).unwrap();
             let entry = pack_of_one.push(frame).unwrap();
             let sealed = pack_of_one.finish().unwrap();
             store.create(&object_name(id), sealed.bytes).unwrap();
@@ -560,14 +573,14 @@ mod tests {
                 len: u64::from(take) * PAGE as u64,
             })
         };
-        let plain = put(0, &open.seal().unwrap());
+        let plain = put(0, &open.seal(None).unwrap());
         let bases = [page(1), page(2)].concat();
         let xored: Vec<u8> = changed().iter().zip(&bases).map(|(a, b)| a ^ b).collect();
         let xor = put(1, &seal_xor(hashes(&changed()), &xored, PAGE as u32));
         let mut patch = PatchWriter::default();
         patch.push(&changed()[..PAGE], &again()[..PAGE]);
         patch.push(&[0; PAGE], &again()[PAGE..]);
-        let patch = seal_patch(hashes(&again()), &patch.finish(), PAGE).unwrap();
+        let patch = seal_patch(hashes(&again()), &patch.finish(), PAGE, None).unwrap();
         let delta = |frame, bases: &[(Slice, u8)]| DeltaFrame {
             frame,
             page_size: PAGE as u32,
@@ -589,7 +602,7 @@ mod tests {
             packs: ids.to_vec(),
             ..Manifest::default()
         };
-        (store, manifest, deltas)
+        (Vault::plain(store), manifest, deltas)
     }
 
     fn changed() -> Vec<u8> {
@@ -667,13 +680,13 @@ mod tests {
         let key = IdKey::from_bytes([7; 32]);
         let store = Store::new(Arc::new(InMemory::new()), "memory").unwrap();
         let id = PackId::from_bytes([1; 16]);
-        let mut pack = PackWriter::new(id, &Buffers::default()).unwrap();
+        let mut pack = PackWriter::new(id, &Buffers::default(), None).unwrap();
         let frames: Vec<FrameRef> = (0..3)
             .map(|seed| {
                 let mut patch = PatchWriter::default();
                 patch.push(&[0; PAGE], &page(seed));
                 let hashes = vec![key.chunk_hash(&page(seed))];
-                let frame = seal_patch(hashes, &patch.finish(), PAGE).unwrap();
+                let frame = seal_patch(hashes, &patch.finish(), PAGE, None).unwrap();
                 let entry = pack.push(&frame).unwrap();
                 FrameRef::of(0, &entry)
             })
@@ -705,14 +718,16 @@ mod tests {
             reading.add(&manifest, slice, 0, n * PAGE, PAGE);
         }
         let mut out = vec![0; 3 * PAGE];
-        reading.decode(&store, &manifest, &mut out).unwrap();
+        reading
+            .decode(&Vault::plain(store), &manifest, &mut out)
+            .unwrap();
         assert!(out == [page(0), page(1), page(2)].concat());
     }
 
     #[test]
     fn a_delta_without_its_table_is_no_page() {
         let key = IdKey::from_bytes([7; 32]);
-        let (store, manifest, deltas) = stored(&key);
+        let (vault, manifest, deltas) = stored(&key);
         for delta in deltas {
             let mut reading = Reading::default();
             let slice = FrameSlice {
@@ -723,7 +738,7 @@ mod tests {
             };
             reading.add(&manifest, slice, 0, 0, PAGE);
             let mut out = vec![0; PAGE];
-            let e = reading.decode(&store, &manifest, &mut out).unwrap_err();
+            let e = reading.decode(&vault, &manifest, &mut out).unwrap_err();
             assert!(e.to_string().contains("no bases"), "{e}");
         }
     }

@@ -43,7 +43,7 @@ impl Repository {
         snapshot: &SnapshotRecord,
     ) -> Result<(ManifestId, Manifest)> {
         let (id, mut manifest) = self.first_manifest(snapshot)?;
-        read_tables(self.store(), &mut manifest, self.key())?;
+        read_tables(self.vault(), &mut manifest, self.key())?;
         Ok((id, manifest))
     }
 

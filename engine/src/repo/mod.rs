@@ -4,6 +4,7 @@
 
 mod collections;
 mod commit;
+mod keys;
 mod manifests;
 mod session;
 mod snapshots;
@@ -11,6 +12,7 @@ mod snapshots;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cryostore_format::encryption::Seals;
 use cryostore_format::repository::{Defaults, OBJECT_NAME, RepositoryRecord, Role};
 use cryostore_format::{IdKey, RepositoryId, limits as format_limits};
 
@@ -20,6 +22,7 @@ use crate::memory::Memory;
 use crate::store::{Store, Vault};
 
 pub(crate) use collections::is_collection;
+pub use keys::{KeyFile, KeyKind, NewKey, Rotated, StoredKey, Unlock};
 pub(crate) use manifests::manifest_ids;
 pub use manifests::manifest_name;
 pub use session::{LiveSession, Session};
@@ -32,6 +35,7 @@ pub struct Repository {
     vault: Vault,
     record: RepositoryRecord,
     key: IdKey,
+    opened: Option<Arc<keys::Opened>>,
     env: Arc<dyn Env>,
     cache: Option<PathBuf>,
     memory: Memory,
@@ -51,24 +55,58 @@ impl Repository {
             defaults,
             ..RepositoryRecord::new(id, &key, timestamp(env))
         };
+        Self::put_record(store, &record)?;
+        Ok(id)
+    }
+
+    /// Makes a new repository that is encrypted. `first` gives its first key, once the repository has an id: what it keeps of it must be safe when it is back.
+    pub fn init_encrypted(
+        store: &Store,
+        env: &dyn Env,
+        defaults: Defaults,
+        first: impl FnOnce(RepositoryId) -> Result<NewKey>,
+    ) -> Result<RepositoryId> {
+        if store.len(OBJECT_NAME)?.is_some() {
+            return Err(holds_one(store));
+        }
+        let id = RepositoryId::from_bytes(random_id(env));
+        let record = RepositoryRecord {
+            defaults,
+            ..RepositoryRecord::encrypted(id, timestamp(env))
+        };
+        let internal = |e| Error::new(Kind::Internal, "the repository's record").because(e);
+        let ring = keys::new_ring(env, record.checksum().map_err(internal)?);
+        // A crash after this leaves a key of a repository that is not there: the next one ignores it, since it does not open it.
+        keys::put_key(store, env, &record, &ring, &first(id)?)?;
+        Self::put_record(store, &record)?;
+        Ok(id)
+    }
+
+    fn put_record(store: &Store, record: &RepositoryRecord) -> Result<()> {
         let bytes = record
             .encode()
             .map_err(|e| Error::new(Kind::Internal, "the repository's record").because(e))?;
         store
             .create(OBJECT_NAME, bytes)
             .map_err(|e| match e.kind() {
-                Kind::Conflict => Error::new(
-                    Kind::Conflict,
-                    format!("{} holds a repository already", store.name()),
-                )
-                .hint("use it as it is, or name another place"),
+                Kind::Conflict => holds_one(store),
                 _ => e,
-            })?;
-        Ok(id)
+            })
     }
 
-    /// Opens a repository. Caches are kept below `cache_root`, in a directory of the repository's own.
+    /// Opens a repository that is not encrypted. Caches are kept below `cache_root`, in a directory of the repository's own.
     pub fn open(store: Store, env: Arc<dyn Env>, cache_root: Option<&Path>) -> Result<Self> {
+        Self::open_with(store, env, cache_root, |_| Ok(Vec::new()))
+    }
+
+    /// Opens a repository with what `unlock` has for it. One that is not encrypted is refused if there is anything: somebody who expects a
+    /// lock shall not write into a place without one.
+    pub fn open_with(
+        store: Store,
+        env: Arc<dyn Env>,
+        cache_root: Option<&Path>,
+        unlock: impl FnOnce(&RepositoryRecord) -> Result<Vec<Unlock>>,
+    ) -> Result<Self> {
         let bytes = store
             .get(OBJECT_NAME, format_limits::RECORD_MAX)
             .map_err(|e| match e.kind() {
@@ -82,12 +120,25 @@ impl Repository {
         let record = RepositoryRecord::decode(&bytes)
             .and_then(|record| record.allows(Role::Read).map(|()| record))
             .map_err(|e| Error::stored(format!("{OBJECT_NAME} in {}", store.name()), e))?;
-        let key = record.id_key().map_err(|e| Error::stored(OBJECT_NAME, e))?;
+        let unlocks = unlock(&record)?;
         let cache = cache_root.map(|root| root.join(record.id.to_string()));
+        let stored = |e| Error::stored(OBJECT_NAME, e);
+        let (key, vault, opened) = if record.encryption.is_none() {
+            if !unlocks.is_empty() {
+                return Err(not_encrypted(&store));
+            }
+            (record.id_key().map_err(stored)?, Vault::plain(store), None)
+        } else {
+            let opened = keys::open(&store, &record, &unlocks)?;
+            let seals = Seals::new(record.id, &opened.ring, &env.random()).map_err(stored)?;
+            let key = opened.ring.id_key.clone();
+            (key, Vault::sealed(store, seals), Some(Arc::new(opened)))
+        };
         Ok(Self {
-            vault: Vault::plain(store),
+            vault,
             record,
             key,
+            opened,
             env,
             cache,
             memory: Memory::default(),
@@ -158,4 +209,19 @@ impl Repository {
     pub fn index_dir(&self) -> Option<PathBuf> {
         self.cache.as_ref().map(|dir| dir.join("index"))
     }
+}
+
+fn holds_one(store: &Store) -> Error {
+    let text = format!("{} holds a repository already", store.name());
+    Error::new(Kind::Conflict, text).hint("use it as it is, or name another place")
+}
+
+fn not_encrypted(store: &Store) -> Error {
+    let text = format!(
+        "{} is not encrypted, and there is a key for it",
+        store.name()
+    );
+    Error::new(Kind::Denied, text).hint(
+        "if it is meant to be so, say no key; else repository.json was replaced: write nothing to this place, and look who can",
+    )
 }

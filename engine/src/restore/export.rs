@@ -171,7 +171,7 @@ pub(super) fn run(
     monitor: &dyn Monitor,
     write: impl FnMut(&Window, Option<&[u8]>) -> std::io::Result<()> + Send,
 ) -> Result<ExportStats> {
-    let store = repo.store();
+    let vault = repo.vault();
     let total = manifest.layout.len;
     if manifest.layout.digest.is_none() {
         check_streams(repo, manifest)?;
@@ -191,7 +191,7 @@ pub(super) fn run(
                 let Some(window) = plan.next_window()? else {
                     return Ok(None);
                 };
-                let reading = fetch(store, manifest, &window.parts, Some(&kept), &mut count)?;
+                let reading = fetch(vault, manifest, &window.parts, Some(&kept), &mut count)?;
                 Ok(Some((window, reading)))
             };
             while let Some(step) = next().transpose() {
@@ -218,7 +218,7 @@ pub(super) fn run(
                     let buffer = reuse.try_recv().unwrap_or_default();
                     tasks.spawn(move |_| {
                         let bytes =
-                            decode_window(store, manifest, &window, reading, derived, buffer);
+                            decode_window(vault, manifest, &window, reading, derived, buffer);
                         let _ = result.send(bytes.map(Some));
                     });
                 }
@@ -299,7 +299,7 @@ fn check_streams(repo: &Repository, manifest: &Manifest) -> Result<()> {
         let name = String::from_utf8_lossy(&stream.name);
         let digest = match stream.body {
             Body::Derived { .. } => {
-                Digest::of(&derived.get(repo.store(), manifest, n, &mut count)?)
+                Digest::of(&derived.get(repo.vault(), manifest, n, &mut count)?)
             }
             Body::Recipe(_) => stream_digest(repo, manifest, n, &mut count)?,
         };
@@ -337,7 +337,7 @@ fn stream_digest(
             hasher.update(&zeros_mark(std::mem::take(&mut zeros)));
         }
         if last.as_ref().is_none_or(|(frame, _)| *frame != slice.frame) {
-            let hashes = frame_hashes(repo.store(), manifest, slice.frame, repo.key(), count)?;
+            let hashes = frame_hashes(repo.vault(), manifest, slice.frame, repo.key(), count)?;
             last = Some((slice.frame, hashes));
         }
         let hashes = last.as_ref().map_or(&[][..], |(_, hashes)| hashes);

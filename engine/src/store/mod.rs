@@ -20,7 +20,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 use crate::bridge::{Bridge, Tasks};
 use crate::error::{Error, Kind, Result, io_kind};
 
-pub use vault::Vault;
+pub use vault::{FramePlace, Vault};
 
 /// An object of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -68,7 +68,11 @@ pub fn stamp_frame(
     first_chunk: u32,
     seal: &mut [u8; SEAL_LEN],
 ) -> Result<()> {
-    seals.stamp(SealKind::Frame, seal, &frame_place(&id, offset, first_chunk))
+    seals.stamp(
+        SealKind::Frame,
+        seal,
+        &frame_place(&id, offset, first_chunk),
+    )
 }
 
 /// Opens a frame into `out`. Where it stands is checked if it is said (pack, offset, first chunk).

@@ -76,11 +76,7 @@ impl Argon2Cost {
                 limits::ARGON2_MEMORY_KIB_MAX.into(),
                 memory_kib.into(),
             ),
-            (
-                "work of argon2id in KiB",
-                limits::ARGON2_WORK_KIB_MAX,
-                work,
-            ),
+            ("work of argon2id in KiB", limits::ARGON2_WORK_KIB_MAX, work),
             (
                 "lanes of argon2id",
                 limits::ARGON2_LANES_MAX.into(),
@@ -285,9 +281,10 @@ impl KeyRecord {
         }
         match (self.kind, self.argon2) {
             (KeyKind::Passphrase, Some(cost)) => cost.check().map(drop),
-            (KeyKind::Passphrase, None) => {
-                Err(FormatError::invalid(WHAT, "it does not say what argon2id is to cost"))
-            }
+            (KeyKind::Passphrase, None) => Err(FormatError::invalid(
+                WHAT,
+                "it does not say what argon2id is to cost",
+            )),
             _ => Ok(()),
         }
     }
@@ -325,10 +322,9 @@ impl KeyRecord {
                 let stretched = cost.stretch(words, salt)?;
                 Secret::derived("cryostore 2026-11 passphrase", &[stretched.expose()])
             }
-            Unlock::File(file) => Secret::derived(
-                "cryostore 2026-11 key file",
-                &[salt, file.secret.expose()],
-            ),
+            Unlock::File(file) => {
+                Secret::derived("cryostore 2026-11 key file", &[salt, file.secret.expose()])
+            }
             Unlock::Command(printed) => {
                 Secret::derived("cryostore 2026-11 key command", &[salt, printed])
             }

@@ -13,13 +13,13 @@ use std::sync::Arc;
 
 use cryostore_engine::check::{self, CheckOptions};
 use cryostore_engine::format::SnapshotId;
+use cryostore_engine::format::repository::Defaults;
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::{
-    CheckpointReader, Error, ImportOptions, Kind, Repository, Silent, Source, Store, SystemEnv,
-    import,
+    CheckpointReader, Error, ImportOptions, Kind, Repository, Silent, Source, Store, import,
 };
 use cryostore_tests::archives::{TarBuilder, checkpoint_of, inventory, noise};
-use cryostore_tests::bytes_of;
+use cryostore_tests::{bytes_of, init, open};
 use futures::StreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -43,8 +43,8 @@ impl Small {
     fn new() -> Self {
         let objects = Arc::new(InMemory::new());
         let store = Store::new(objects.clone(), "memory").unwrap();
-        Repository::init(&store, &SystemEnv::new()).unwrap();
-        let repo = Repository::open(store, Arc::new(SystemEnv::new()), None).unwrap();
+        init(&store, Defaults::default());
+        let repo = open(store, None).unwrap();
         let pages = noise(12 * 4096, 1);
         let changed = [
             &pages[..8 * 4096],
@@ -130,11 +130,7 @@ impl Small {
                 }
             }
         });
-        Repository::open(
-            Store::new(Arc::new(objects), "memory")?,
-            Arc::new(SystemEnv::new()),
-            None,
-        )
+        open(Store::new(Arc::new(objects), "memory")?, None)
     }
 
     fn needed(&self, name: &str) -> BTreeSet<SnapshotId> {

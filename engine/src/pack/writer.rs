@@ -43,7 +43,7 @@ impl PackWriter {
     pub fn new(id: PackId, buffers: &Buffers, seals: Option<&Arc<Seals>>) -> Result<Self> {
         let mut bytes = buffers.get();
         let header = match seals {
-            Some(seals) => sealed_pack_header(seals, id),
+            Some(_) => sealed_pack_header(id),
             None => encode_pack_header(id),
         };
         bytes.push(&header)?;

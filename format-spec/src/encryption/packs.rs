@@ -17,14 +17,12 @@ const _: () = assert!(SEALED_TRAILER_LEN == 16, "spec/encryption.md says 16 byte
 /// Bytes by which the end of a sealed pack is longer than that of the same pack in clear.
 pub const SEALED_TAIL_LEN: usize = SEAL_LEN + SEALED_TRAILER_LEN;
 const CIPHER_AT: usize = 9;
-const EPOCH_AT: usize = 12;
 
-/// The first bytes of a sealed pack.
+/// The first bytes of a sealed pack. Each seal in it says its own epoch.
 #[must_use]
-pub fn sealed_pack_header(seals: &Seals, id: PackId) -> [u8; PACK_HEADER_LEN] {
+pub fn sealed_pack_header(id: PackId) -> [u8; PACK_HEADER_LEN] {
     let mut out = pack::encode_pack_header(id);
     out[CIPHER_AT] = CIPHER;
-    out[EPOCH_AT..EPOCH_AT + 4].copy_from_slice(&seals.epoch().to_le_bytes());
     out
 }
 
@@ -43,7 +41,6 @@ pub fn check_sealed_pack_header(id: PackId, bytes: &[u8]) -> Result<()> {
         }
     }
     header[CIPHER_AT] = 0;
-    header[EPOCH_AT..EPOCH_AT + 4].fill(0);
     pack::check_pack_header(id, &header)
 }
 

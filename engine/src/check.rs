@@ -20,7 +20,7 @@ use crate::index::segments;
 use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack;
 use crate::pack::reading::{Fetched, frame_hashes, read_table};
-use crate::repo::Repository;
+use crate::repo::{Repository, key_name};
 use crate::store::{FramePlace, Vault};
 
 /// How to check.
@@ -79,6 +79,7 @@ pub fn check(
         check_deltas(repo, &packs, &damage, &mut report, monitor)?;
     }
     check_segments(repo, &mut report)?;
+    check_keys(repo, &mut report)?;
     for object in repo.store().list("")? {
         let ours = [
             "packs",
@@ -186,10 +187,10 @@ fn check_snapshots(
                     problem(name, text);
                 }
             }
-            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => {
-                problem(name, e.to_string())
-            }
-            Err(e) => return Err(e),
+            Err(e) => match problem_of(Err::<(), _>(e))? {
+                Err(text) => problem(name, text),
+                Ok(()) => {}
+            },
         }
     }
     Ok((packs, manifests))
@@ -596,6 +597,23 @@ fn check_deltas(
                         .unwrap_or_default(),
                 });
             }
+        }
+    }
+    Ok(())
+}
+
+/// Of the keys, only those can be opened that this process has something for; a damaged one is noticed all the same.
+fn check_keys(repo: &Repository, report: &mut CheckReport) -> Result<()> {
+    if repo.record().encryption.is_none() {
+        return Ok(());
+    }
+    for key in repo.keys()? {
+        if let Err(text) = problem_of(key.record)? {
+            report.problems.push(Problem {
+                object: key_name(key.id),
+                text: format!("{text}; remove it, and add it again"),
+                snapshots: Vec::new(),
+            });
         }
     }
     Ok(())

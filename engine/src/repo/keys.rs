@@ -18,7 +18,7 @@ pub use cryostore_format::encryption::{KeyFile, KeyKind, Unlock};
 
 const PREFIX: &str = "keys";
 
-fn object_name(id: KeyId) -> String {
+pub(crate) fn object_name(id: KeyId) -> String {
     format!("{PREFIX}/{id}")
 }
 

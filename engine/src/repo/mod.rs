@@ -22,6 +22,7 @@ use crate::memory::Memory;
 use crate::store::{Store, Vault};
 
 pub(crate) use collections::is_collection;
+pub(crate) use keys::object_name as key_name;
 pub use keys::{KeyFile, KeyKind, NewKey, Rotated, StoredKey, Unlock};
 pub(crate) use manifests::manifest_ids;
 pub use manifests::manifest_name;

@@ -73,6 +73,11 @@ impl Context {
     /// All snapshots; those that cannot be read are named.
     pub(crate) fn snapshots(&self, repo: &Repository) -> Result<SnapshotList, Failure> {
         let list = repo.snapshots()?;
+        for place in &list.vanished {
+            self.screen.warn(&SnapshotList::about_vanished(place));
+            // Told once.
+            repo.unmark(*place);
+        }
         for (object, e) in &list.damaged {
             self.screen
                 .warn(&format!("a snapshot cannot be read: {object}: {e}"));

@@ -30,6 +30,17 @@ impl Repository {
             lineage: record.lineage,
             snapshot: record.id,
         };
+        let len = self.put_commit(place, session, record)?;
+        self.mark(place);
+        Ok(len)
+    }
+
+    fn put_commit(
+        &self,
+        place: Place,
+        session: &Session<'_>,
+        record: &SnapshotRecord,
+    ) -> Result<u64> {
         if session.place() != Some(place) || record.session != session.id() {
             return Err(Error::new(
                 Kind::Internal,

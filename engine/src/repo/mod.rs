@@ -6,6 +6,7 @@ mod collections;
 mod commit;
 mod keys;
 mod manifests;
+mod marks;
 mod session;
 mod snapshots;
 
@@ -128,9 +129,16 @@ impl Repository {
             if !unlocks.is_empty() {
                 return Err(not_encrypted(&store));
             }
+            if let Some(root) = cache_root {
+                marks::check_in_clear(root, &store)?;
+            }
             (record.id_key().map_err(stored)?, Vault::plain(store), None)
         } else {
             let opened = keys::open(&store, &record, &unlocks)?;
+            if let (Some(root), Some(cache)) = (cache_root, &cache) {
+                marks::mark_encrypted(root, &store);
+                marks::check_epoch(cache, &opened.ring)?;
+            }
             let seals = Seals::new(record.id, &opened.ring, &env.random()).map_err(stored)?;
             let key = opened.ring.id_key.clone();
             (key, Vault::sealed(store, seals), Some(Arc::new(opened)))

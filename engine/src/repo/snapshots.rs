@@ -96,6 +96,8 @@ pub struct SnapshotList {
     pub damaged: Vec<(String, Error)>,
     /// Places where no snapshot can ever be, and why.
     pub tombstones: Vec<(Place, Tombstone)>,
+    /// Snapshots that this node stored, as the newest of their containers, and that are not there any more, not even as tombstones.
+    pub vanished: Vec<Place>,
 }
 
 impl SnapshotList {
@@ -138,6 +140,32 @@ impl SnapshotList {
                 .hint("say more of it"))
             }
         }
+    }
+
+    fn forget_those_found(&mut self) {
+        let Self {
+            snapshots,
+            damaged,
+            tombstones,
+            vanished,
+        } = self;
+        vanished.retain(|marked| {
+            let gone = tombstones.iter().any(|(place, _)| place == marked);
+            let there = snapshots.iter().any(|record| record.id == marked.snapshot);
+            let damaged = damaged
+                .iter()
+                .any(|(name, _)| place_of(name) == Some(*marked));
+            !(gone || there || damaged)
+        });
+    }
+
+    /// What a person is told of a snapshot that vanished.
+    #[must_use]
+    pub fn about_vanished(place: &Place) -> String {
+        format!(
+            "snapshot {}, the newest of its container that this node stored, is not there any more: it was deleted and collected, or the store was put back to an earlier state",
+            place.snapshot
+        )
     }
 
     /// Newest first.
@@ -188,12 +216,20 @@ impl SnapshotList {
 impl Repository {
     /// Reads all snapshot records.
     pub fn snapshots(&self) -> Result<SnapshotList> {
-        self.read_snapshots(PREFIX)
+        let mut list = self.read_snapshots(PREFIX)?;
+        list.vanished = self.all_marked();
+        list.forget_those_found();
+        Ok(list)
     }
 
     /// Reads the snapshot records of one container.
     pub fn snapshots_of(&self, lineage: Lineage) -> Result<SnapshotList> {
-        self.read_snapshots(&format!("{PREFIX}/{lineage}"))
+        let mut list = self.read_snapshots(&format!("{PREFIX}/{lineage}"))?;
+        let marked = self.marked(lineage);
+        list.vanished
+            .extend(marked.map(|snapshot| Place { lineage, snapshot }));
+        list.forget_those_found();
+        Ok(list)
     }
 
     fn read_snapshots(&self, prefix: &str) -> Result<SnapshotList> {
@@ -258,10 +294,12 @@ impl Repository {
             .collect();
         records.sort_by_key(|record| depth(record, &list));
         for record in records.iter().rev() {
-            self.erase(Place {
+            let place = Place {
                 lineage: record.lineage,
                 snapshot: record.id,
-            })?;
+            };
+            self.erase(place)?;
+            self.unmark(place);
         }
         // Of a damaged record only the place is known; without this it would keep everything from being collected.
         for place in list.damaged.iter().filter_map(|(name, _)| place_of(name)) {

@@ -187,10 +187,11 @@ fn check_snapshots(
                     problem(name, text);
                 }
             }
-            Err(e) => match problem_of(Err::<(), _>(e))? {
-                Err(text) => problem(name, text),
-                Ok(()) => {}
-            },
+            Err(e) => {
+                if let Err(text) = problem_of(Err::<(), _>(e))? {
+                    problem(name, text);
+                }
+            }
         }
     }
     Ok((packs, manifests))

@@ -306,7 +306,7 @@ fn epoch_of(seal: &[u8; SEAL_LEN]) -> u32 {
 }
 
 /// Splits the seal from what it stands before.
-pub(crate) fn split<'a>(kind: SealKind, bytes: &'a [u8]) -> Result<(&'a [u8; SEAL_LEN], &'a [u8])> {
+pub(crate) fn split(kind: SealKind, bytes: &[u8]) -> Result<(&[u8; SEAL_LEN], &[u8])> {
     bytes.split_first_chunk().ok_or(FormatError::Truncated {
         what: kind.name(),
         need: SEAL_LEN as u64,

@@ -658,7 +658,6 @@ fn sealed() -> Result<()> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../format-spec/vectors/sealed");
     for (target, name) in [
         ("sealed", "session"),
-        ("sealed", "pack"),
         ("key", "key-file"),
         ("key", "key-file-text"),
         ("key", "key-command"),
@@ -670,7 +669,10 @@ fn sealed() -> Result<()> {
         let bytes: std::result::Result<Vec<u8>, _> = (0..digits.len() / 2)
             .map(|n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16))
             .collect();
-        let name = if target == "snapshot" { "repository-encrypted" } else { name };
+        let name = match target {
+            "snapshot" => "repository-encrypted",
+            _ => name,
+        };
         seed(target, name, &bytes?)?;
     }
     Ok(())

@@ -14,6 +14,7 @@ use crate::exit::{self, Failure};
 use crate::log;
 use crate::output::Output;
 use crate::screen::Screen;
+use crate::secrets::Sources;
 use crate::signals::StopFlag;
 
 /// Stores container checkpoints: deduplicated, verified, byte for byte.
@@ -54,6 +55,15 @@ struct Global {
     /// Memory that may be taken, such as 512M or 1G [default: 256M] [env: CRYOSTORE_MAX_MEMORY]
     #[arg(long, global = true, value_name = "SIZE")]
     max_memory: Option<String>,
+    /// File with the key of an encrypted repository [env: CRYOSTORE_KEY_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    key_file: Vec<PathBuf>,
+    /// Command that prints the key of an encrypted repository [env: CRYOSTORE_KEY_COMMAND]
+    #[arg(long, global = true, value_name = "COMMAND")]
+    key_command: Vec<String>,
+    /// File with the passphrase of an encrypted repository [env: CRYOSTORE_PASSPHRASE_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    passphrase_file: Vec<PathBuf>,
 }
 
 fn after_help() -> String {
@@ -90,6 +100,9 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
         cache_dir,
         no_cache,
         max_memory,
+        key_file,
+        key_command,
+        passphrase_file,
     } = cli.global;
     let screen = Arc::new(Screen::new(json, quiet, verbose > 0, StopFlag::listen()));
     let context = Context::new(
@@ -99,6 +112,12 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
             cache_dir,
             no_cache,
             max_memory,
+            keys: Sources {
+                files: key_file,
+                commands: key_command,
+                passphrase_files: passphrase_file,
+                passphrase_variable: None,
+            },
         },
         Output { json },
         Arc::clone(&screen),

@@ -11,6 +11,7 @@ use cryostore_engine::{Error, Memory, StoreOptions};
 
 use self::storage::Pair;
 use crate::exit::Failure;
+use crate::secrets::Sources;
 
 mod aws;
 mod storage;
@@ -24,10 +25,16 @@ Settings, the first that is given counts:
   --max-memory CRYOSTORE_MAX_MEMORY   max_memory
   --storage-option                    storage_options, a table; the variable CRYOSTORE_STORAGE_OPTIONS
                                       holds KEY=VALUE pairs with spaces between them
+  --key-file   CRYOSTORE_KEY_FILE     key_file
+  --key-command      CRYOSTORE_KEY_COMMAND      key_command
+  --passphrase-file  CRYOSTORE_PASSPHRASE_FILE  passphrase_file
+CRYOSTORE_PASSPHRASE may hold the passphrase itself. If nothing is said of keys, the file is taken that
+`init` made, ~/.config/cryostore/keys/ID.key.
 The files are $XDG_CONFIG_HOME/cryostore/config.toml (~/.config/cryostore/config.toml), then
 /etc/cryostore/config.toml. CRYOSTORE_LOG sets what -v shows, such as `debug`.
 Credentials of buckets are found where the clouds' own tools look: AWS_…, ~/.aws, AZURE_…, GOOGLE_….";
 
+const PASSPHRASE: &str = "CRYOSTORE_PASSPHRASE";
 const SYSTEM_FILE: &str = "/etc/cryostore/config.toml";
 
 /// What the command line says.
@@ -39,6 +46,7 @@ pub(crate) struct Flags {
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) no_cache: bool,
     pub(crate) max_memory: Option<String>,
+    pub(crate) keys: Sources,
 }
 
 /// What counts.
@@ -50,6 +58,10 @@ pub(crate) struct Settings {
     /// None: no caches.
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) memory: Memory,
+    /// What opens the repository, if anything is said of it.
+    pub(crate) keys: Sources,
+    /// Where `init` puts key files.
+    pub(crate) keys_dir: Option<PathBuf>,
 }
 
 /// What the process finds around it.
@@ -94,6 +106,7 @@ struct File {
     storage_options: Vec<Pair>,
     cache_dir: Option<PathBuf>,
     max_memory: Option<String>,
+    keys: Sources,
 }
 
 /// Settles what counts.
@@ -103,6 +116,17 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
         .map(|dir| dir.join("cryostore/config.toml"));
     let user = user.map_or_else(|| Ok(File::default()), |path| File::read(&path, around))?;
     let system = File::read(Path::new(SYSTEM_FILE), around)?;
+    let all = [
+        flags.keys.clone(),
+        keys_of_variables(around),
+        user.keys,
+        system.keys,
+    ];
+    let keys = all.into_iter().find(|keys| !keys.is_empty());
+    let keys_dir = around
+        .below_home("XDG_CONFIG_HOME", ".config")
+        .map(|dir| dir.join("cryostore/keys"))
+        .or_else(|| around.is_root.then(|| PathBuf::from("/etc/cryostore/keys")));
 
     let variable = around.get("CRYOSTORE_STORAGE").map(|value| {
         let wrong = |_| {
@@ -183,7 +207,24 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
         storage_options,
         cache_dir,
         memory,
+        keys: keys.unwrap_or_default(),
+        keys_dir,
     })
+}
+
+/// What the environment says of keys.
+fn keys_of_variables(around: &Surroundings<'_>) -> Sources {
+    let path = |name| around.get(name).map(PathBuf::from).into_iter().collect();
+    let command = around.get("CRYOSTORE_KEY_COMMAND");
+    Sources {
+        files: path("CRYOSTORE_KEY_FILE"),
+        commands: command
+            .map(|command| command.to_string_lossy().into_owned())
+            .into_iter()
+            .collect(),
+        passphrase_files: path("CRYOSTORE_PASSPHRASE_FILE"),
+        passphrase_variable: around.get(PASSPHRASE).map(|_| PASSPHRASE),
+    }
 }
 
 /// A size such as `512M`, `1G` or `300MiB`; powers of 1024.
@@ -253,6 +294,14 @@ impl File {
                     let path = absolute(&format!("{file}: `storage`"), value, around)?;
                     out.storage = path.to_str().map(str::to_owned);
                 }
+                "key_command" => out.keys.commands = vec![value.to_owned()],
+                "key_file" => {
+                    out.keys.files = vec![absolute(&format!("{file}: `key_file`"), value, around)?];
+                }
+                "passphrase_file" => {
+                    let what = format!("{file}: `passphrase_file`");
+                    out.keys.passphrase_files = vec![absolute(&what, value, around)?];
+                }
                 "max_memory" => out.max_memory = Some(value.to_owned()),
                 "cache_dir" => {
                     out.cache_dir = Some(absolute(&format!("{file}: `cache_dir`"), value, around)?)
@@ -260,7 +309,7 @@ impl File {
                 _ => {
                     return Err(Failure::usage(
                         format!("{file}: the key `{key}` is not known"),
-                        "the keys are `storage`, `storage_options`, `cache_dir` and `max_memory`",
+                        "the keys are `storage`, `storage_options`, `cache_dir`, `max_memory`, `key_file`, `key_command` and `passphrase_file`",
                     ));
                 }
             }

@@ -1,14 +1,16 @@
 //! Owns what each command works with: settings, screen, output, clock; and how it opens the repository.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use cryostore_engine::format::repository::RepositoryRecord;
 use cryostore_engine::{Env, Monitor, Repository, SnapshotList, Store, SystemEnv};
 
 use crate::config::{self, Flags, Settings, Surroundings};
 use crate::exit::Failure;
 use crate::output::Output;
 use crate::screen::Screen;
+use crate::secrets::{self, Sources};
 
 /// What a command works with.
 #[derive(Debug)]
@@ -54,17 +56,29 @@ impl Context {
     pub(crate) fn repository(&self) -> Result<Repository, Failure> {
         let (storage, settings) = self.settings()?;
         let store = store(&storage, false, &settings)?;
-        let repo = self.open(store, settings.cache_dir.as_deref())?;
+        let unlock = |record: &RepositoryRecord| {
+            let keys_dir = settings.keys_dir.as_deref();
+            secrets::unlock(&settings.keys, keys_dir, record, &self.screen)
+        };
+        let env = Arc::clone(&self.env);
+        let repo = Repository::open_with(store, env, settings.cache_dir.as_deref(), unlock)?;
         Ok(repo.with_memory(settings.memory))
     }
 
-    pub(crate) fn open(&self, store: Store, cache: Option<&Path>) -> Result<Repository, Failure> {
-        Ok(Repository::open(store, Arc::clone(&self.env), cache)?)
+    /// What keys are named, and where those are kept that `init` makes.
+    pub(crate) fn keys(&self) -> Result<(Sources, Option<PathBuf>), Failure> {
+        let settings = self.settings()?.1;
+        Ok((settings.keys, settings.keys_dir))
     }
 
     /// All snapshots; those that cannot be read are named.
     pub(crate) fn snapshots(&self, repo: &Repository) -> Result<SnapshotList, Failure> {
         let list = repo.snapshots()?;
+        for place in &list.vanished {
+            self.screen.warn(&SnapshotList::about_vanished(place));
+            // Told once.
+            repo.unmark(*place);
+        }
         for (object, e) in &list.damaged {
             self.screen
                 .warn(&format!("a snapshot cannot be read: {object}: {e}"));

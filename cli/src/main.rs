@@ -12,6 +12,7 @@ mod exit;
 mod log;
 mod output;
 mod screen;
+mod secrets;
 mod signals;
 mod stdin;
 mod text;

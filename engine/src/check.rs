@@ -2,10 +2,11 @@
 //!
 //! Always: goes on after damage, so that all of it is named; a damaged object is read once more before it is reported. Never: changes anything.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use cryostore_format::manifest::Manifest;
-use cryostore_format::pack::{DirectoryView, FrameHeader, FrameKind, check_pack_header};
+use cryostore_format::pack::{DirectoryView, FrameHeader, FrameKind};
 use cryostore_format::patch::Patch;
 use cryostore_format::recipe::{FrameRef, FrameSlice, Slice};
 use cryostore_format::session::Place;
@@ -19,8 +20,8 @@ use crate::index::segments;
 use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack;
 use crate::pack::reading::{Fetched, frame_hashes, read_table};
-use crate::repo::{Repository, is_ours};
-use crate::store::Store;
+use crate::repo::{Repository, is_ours, key_name};
+use crate::store::{FramePlace, Vault};
 
 /// How to check.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,6 +79,7 @@ pub fn check(
         check_deltas(repo, &packs, &damage, &mut report, monitor)?;
     }
     check_segments(repo, &mut report)?;
+    check_keys(repo, &mut report)?;
     let (objects, directories) = repo.store().list_here()?;
     let objects = objects.into_iter().map(|object| object.name);
     let foreign = objects.filter(|name| name != cryostore_format::repository::OBJECT_NAME);
@@ -174,10 +176,11 @@ fn check_snapshots(
                     problem(name, text);
                 }
             }
-            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => {
-                problem(name, e.to_string())
+            Err(e) => {
+                if let Err(text) = problem_of(Err::<(), _>(e))? {
+                    problem(name, text);
+                }
             }
-            Err(e) => return Err(e),
         }
     }
     Ok((packs, manifests))
@@ -188,7 +191,7 @@ fn read_tables(repo: &Repository, manifest: &mut Manifest) -> Result<Vec<(String
     let mut wrong = Vec::new();
     let packs = manifest.pack_numbers();
     for n in 0..manifest.tables.len() {
-        let mut read = || problem_of(read_table(repo.store(), manifest, n, &packs, repo.key()));
+        let mut read = || problem_of(read_table(repo.vault(), manifest, n, &packs, repo.key()));
         let failed = match read()? {
             Ok(()) => continue,
             Err(_) => read()?.err(),
@@ -315,7 +318,7 @@ fn check_packs(
             if options.read_data {
                 read_pack(repo, *id, *len, used)
             } else {
-                read_directory(store, *id, used)
+                read_directory(repo.vault(), *id, used)
             }
         };
         let found = match look()? {
@@ -364,11 +367,11 @@ fn problem_of<T>(result: Result<T>) -> Result<std::result::Result<T, String>> {
     }
 }
 
-fn read_directory(store: &Store, id: PackId, used: &PackUse) -> Result<Found> {
-    let read = match problem_of(pack::directories::read_tail(store, id))? {
+fn read_directory(vault: &Vault, id: PackId, used: &PackUse) -> Result<Found> {
+    let read = match problem_of(pack::directories::read_tail(vault, id))? {
         Ok((pack_len, tail)) => {
             let read = tail.len() as u64;
-            match DirectoryView::decode(id, &tail, pack_len) {
+            match DirectoryView::decode(id, &tail, vault.opened_len(pack_len)) {
                 Ok(view) => return Ok((check_frames(id, &view, used), read)),
                 Err(e) => e.to_string(),
             }
@@ -440,14 +443,29 @@ fn read_pack(repo: &Repository, id: PackId, len: u64, used: &PackUse) -> Result<
         Err(text) => return Ok((vec![(Where::Pack, whole_pack(id, text, used))], 0)),
     };
     let read = bytes.len() as u64;
-    let view = check_pack_header(id, &bytes).and_then(|()| DirectoryView::decode(id, &bytes, read));
+    let vault = repo.vault();
+    let view = vault.check_pack_header(id, &bytes).and_then(|()| {
+        let tail = match vault.seals() {
+            None => Cow::Borrowed(&*bytes),
+            Some(_) => Cow::Owned(vault.open_tail(id, &bytes, read)?),
+        };
+        DirectoryView::decode(id, &tail, vault.opened_len(read))
+    });
+    let place = |offset, first_chunk| FramePlace {
+        pack: id,
+        offset,
+        first_chunk,
+    };
     let mut problems = Vec::new();
-    let frames: Vec<(u32, u32, Option<FrameKind>)> = match view {
+    let frames: Vec<(FramePlace, u32, Option<FrameKind>)> = match view {
         Ok(view) => {
             problems.extend(check_frames(id, &view, used));
             view.frames
                 .iter()
-                .map(|frame| (frame.offset, frame.stored_len, Some(frame.kind)))
+                .map(|frame| {
+                    let place = place(frame.offset, frame.first_chunk);
+                    (place, frame.stored_len, Some(frame.kind))
+                })
                 .collect()
         }
         Err(e) => {
@@ -459,18 +477,26 @@ fn read_pack(repo: &Repository, id: PackId, len: u64, used: &PackUse) -> Result<
             problems.push((Where::Directory, problem));
             used.frames
                 .values()
-                .map(|(frame, _)| (frame.offset, frame.stored_len, None))
+                .map(|(frame, _)| {
+                    let place = place(frame.offset, frame.first_chunk);
+                    (place, frame.stored_len, None)
+                })
                 .collect()
         }
     };
     let damaged: Vec<(u32, String)> = frames
         .into_par_iter()
-        .filter_map(|(offset, stored_len, kind)| {
-            let frame = bytes.get(offset as usize..offset as usize + stored_len as usize);
-            let verified = frame.ok_or_else(|| "the pack ends before it".to_owned());
-            let verified = verified
-                .and_then(|frame| verify_alone(frame, kind, repo.key()).map_err(|e| e.to_string()));
-            verified.err().map(|text| (offset, text))
+        .filter_map(|(place, stored_len, kind)| {
+            let start = place.offset as usize;
+            let there = start + stored_len as usize <= bytes.len();
+            let frame = there.then(|| bytes.slice(start..start + stored_len as usize));
+            let frame = frame.ok_or_else(|| "the pack ends before it".to_owned());
+            let verified = frame.and_then(|frame| {
+                let frame = vault.open_frame(place, frame);
+                let verified = frame.and_then(|frame| verify_alone(&frame, kind, repo.key()));
+                verified.map_err(|e| e.to_string())
+            });
+            verified.err().map(|text| (place.offset, text))
         })
         .collect();
     for (offset, text) in damaged {
@@ -541,8 +567,8 @@ fn check_deltas(
             }
             let mut look = || {
                 let mut count = Fetched::default();
-                let (store, key) = (repo.store(), repo.key());
-                let hashes = frame_hashes(store, &manifest, delta.frame, key, &mut count);
+                let (vault, key) = (repo.vault(), repo.key());
+                let hashes = frame_hashes(vault, &manifest, delta.frame, key, &mut count);
                 report.bytes_read += count.bytes;
                 problem_of(hashes)
             };
@@ -566,9 +592,26 @@ fn check_deltas(
     Ok(())
 }
 
+/// Of the keys, only those can be opened that this process has something for; a damaged one is noticed all the same.
+fn check_keys(repo: &Repository, report: &mut CheckReport) -> Result<()> {
+    if repo.record().encryption.is_none() {
+        return Ok(());
+    }
+    for key in repo.keys()? {
+        if let Err(text) = problem_of(key.record)? {
+            report.problems.push(Problem {
+                object: key_name(key.id),
+                text: format!("{text}; remove it, and add it again"),
+                snapshots: Vec::new(),
+            });
+        }
+    }
+    Ok(())
+}
+
 fn check_segments(repo: &Repository, report: &mut CheckReport) -> Result<()> {
     for (id, _) in segments::list(repo.store())? {
-        if let Err(text) = problem_of(segments::read(repo.store(), id))? {
+        if let Err(text) = problem_of(segments::read(repo.vault(), id))? {
             let text = format!(
                 "{text}; it touches no snapshot: `cryostore gc` removes it, packs have their ids themselves"
             );

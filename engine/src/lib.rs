@@ -45,7 +45,10 @@ pub use ingest::{
 pub use memory::Memory;
 pub use monitor::{Deadline, Monitor, Phase, Silent};
 pub use rebuild::{Rebuilt, rebuild_index};
-pub use repo::{Filter, InitOptions, LiveSession, Repository, SnapshotList};
+pub use repo::{
+    Filter, InitOptions, KeyFile, KeyKind, LiveSession, NewKey, Repository, Rotated, SnapshotList,
+    StoredKey, Unlock,
+};
 pub use restore::{CheckpointReader, ExportStats, Output, PageFrame, UnpackStats, export, unpack};
 pub use stats::{SnapshotStats, Stats, stats};
 pub use store::{Listed, Neighbours, Probe, Scheme, Store, StoreOptions};

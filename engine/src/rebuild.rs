@@ -44,7 +44,7 @@ pub fn rebuild_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt
     let mut out = Rebuilt::default();
     for (id, _) in segments::list(store)? {
         keep_going(monitor)?;
-        let segment = match segments::read(store, id) {
+        let segment = match segments::read(repo.vault(), id) {
             Ok(segment) => segment,
             Err(e) => {
                 monitor.warning(&format!(
@@ -68,8 +68,8 @@ pub fn rebuild_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt
     }
     for id in exist.difference(&done) {
         keep_going(monitor)?;
-        let read = pack::directories::read_tail(store, *id).and_then(|(pack_len, tail)| {
-            let directory = Directory::decode(*id, &tail, pack_len);
+        let read = pack::directories::read_tail(repo.vault(), *id).and_then(|(pack_len, tail)| {
+            let directory = Directory::decode(*id, &tail, repo.vault().opened_len(pack_len));
             let directory = directory.map_err(|e| Error::stored(pack::object_name(*id), e))?;
             Ok(PackIds {
                 pack: *id,

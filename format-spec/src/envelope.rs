@@ -1,5 +1,6 @@
 #![doc = include_str!("../spec/envelope.md")]
 
+use crate::encryption::CIPHER;
 use crate::error::{FormatError, Result};
 use crate::ids::{DIGEST_LEN, Digest};
 use crate::wire::Reader;
@@ -29,10 +30,12 @@ pub enum ObjectType {
     Session = 5,
     /// `gc/…`
     Collection = 6,
+    /// `keys/…`; never sealed itself, since it is what opens all others
+    Key = 7,
     /// `snapshots/….deleted`
-    Deletion = 7,
+    Deletion = 8,
     /// `pins/…`
-    Pin = 8,
+    Pin = 9,
 }
 
 impl ObjectType {
@@ -48,6 +51,7 @@ impl ObjectType {
             Self::Collection => "collection record",
             Self::Deletion => "deletion mark",
             Self::Pin => "pin",
+            Self::Key => "key",
         }
     }
 
@@ -59,8 +63,9 @@ impl ObjectType {
             4 => Self::Tombstone,
             5 => Self::Session,
             6 => Self::Collection,
-            7 => Self::Deletion,
-            8 => Self::Pin,
+            7 => Self::Key,
+            8 => Self::Deletion,
+            9 => Self::Pin,
             _ => return None,
         })
     }
@@ -158,6 +163,9 @@ pub fn open(kind: ObjectType, bytes: &[u8], limit: u64) -> Result<Vec<u8>> {
         });
     }
     let cipher = r.u8()?;
+    if cipher == CIPHER {
+        return Err(FormatError::Sealed { what });
+    }
     if cipher != 0 {
         return Err(FormatError::UnknownFeature {
             what,

@@ -58,6 +58,45 @@ pub enum FormatError {
         /// Name or number of the feature.
         feature: String,
     },
+    /// Bytes that must be sealed are not: somebody put them there without a key.
+    #[error(
+        "{what} is not encrypted, and everything in this repository is: it was not written by a holder of the key"
+    )]
+    NotSealed {
+        /// The object.
+        what: &'static str,
+    },
+    /// Bytes are sealed where nothing is.
+    #[error("{what} is encrypted, and this repository is not: it belongs to another one")]
+    Sealed {
+        /// The object.
+        what: &'static str,
+    },
+    /// The seal does not fit the bytes: at least one bit differs from what was written, or another key was used.
+    #[error("{what} is damaged or forged: its seal does not fit its bytes")]
+    Seal {
+        /// The object.
+        what: &'static str,
+    },
+    /// The bytes were sealed with the key, for another place.
+    #[error("{what} was moved: it is whole, but it was written for another name or place")]
+    Misplaced {
+        /// The object.
+        what: &'static str,
+    },
+    /// The key ring at hand has no key of this epoch.
+    #[error(
+        "{what} is sealed with the key of epoch {epoch:08x}, which the key at hand does not have"
+    )]
+    UnknownEpoch {
+        /// The object.
+        what: &'static str,
+        /// The epoch.
+        epoch: u32,
+    },
+    /// What was given does not open this key.
+    #[error("it is not what this key was wrapped with, or the key was changed on purpose")]
+    WrongKey,
     /// A digest does not match: at least one bit differs from what was written.
     #[error("{what} is damaged: its digest does not match its bytes")]
     Digest {

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use zeroize::Zeroize;
+
 use crate::error::{FormatError, Result};
 
 /// Bytes of an id.
@@ -132,6 +134,10 @@ fixed_bytes!(
     CollectionId, ID_LEN
 );
 fixed_bytes!(
+    /// Names a key; random.
+    KeyId, ID_LEN
+);
+fixed_bytes!(
     /// Names the succession of checkpoints of one container; a keyed hash of its identity.
     Lineage, ID_LEN
 );
@@ -157,6 +163,12 @@ impl Digest {
 /// The key of a repository's ids. Two repositories with different keys share no id.
 #[derive(Clone, PartialEq, Eq)]
 pub struct IdKey([u8; 32]);
+
+impl Drop for IdKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl fmt::Debug for IdKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,6 +7,7 @@
 
 pub mod collection;
 pub mod delta;
+pub mod encryption;
 pub mod envelope;
 pub mod error;
 pub mod ids;
@@ -24,6 +25,6 @@ pub mod wire;
 
 pub use error::{FormatError, Result};
 pub use ids::{
-    ChunkHash, ChunkId, CollectionId, Digest, IdKey, Lineage, ManifestId, PackId, RepositoryId,
-    SegmentId, SessionId, SnapshotId,
+    ChunkHash, ChunkId, CollectionId, Digest, IdKey, KeyId, Lineage, ManifestId, PackId,
+    RepositoryId, SegmentId, SessionId, SnapshotId,
 };

@@ -70,3 +70,28 @@ pub const GIVEN_UP_MAX: usize = 4096;
 
 /// Collections that a session can name: 140 KiB of JSON. A collection removes its record when all of it is gone, so that there are few.
 pub const COLLECTIONS_MAX: usize = 4096;
+
+/// Epochs of one key ring: a rotation a week for twenty years. It keeps a key object below 100 KiB.
+pub const EPOCHS_MAX: usize = 1024;
+
+/// Directory of a pack, sealed: its ids, 16 bytes for each frame in its table (9 are needed), and trailer and seal.
+pub const DIRECTORY_SEALED_MAX: u64 =
+    PACK_CHUNKS_MAX as u64 * 16 + PACK_FRAMES_MAX as u64 * 16 + 4096;
+
+/// 1 GiB: memory that argon2id may take to open a key; a key from a hostile store can ask for no more.
+pub const ARGON2_MEMORY_KIB_MAX: u32 = 1 << 20;
+
+/// Memory times passes of argon2id: 4 GiB of work, some 4 s.
+pub const ARGON2_WORK_KIB_MAX: u64 = 4 << 20;
+
+/// Lanes of argon2id.
+pub const ARGON2_LANES_MAX: u32 = 16;
+
+/// What a command prints to open a key, in bytes: a wrapped blob of any key service fits.
+pub const KEY_MATERIAL_MAX: usize = 64 << 10;
+
+/// Keys of one repository: as many are tried when it is opened.
+pub const KEYS_MAX: usize = 64;
+
+/// Bytes of a key's label.
+pub const KEY_LABEL_MAX: usize = 256;

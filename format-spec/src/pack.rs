@@ -1,5 +1,6 @@
 #![doc = include_str!("../spec/pack.md")]
 
+use crate::encryption::{CIPHER, SEAL_LEN};
 use crate::envelope::Codec;
 use crate::error::{FormatError, Result};
 use crate::ids::{ChunkHash, ChunkId, DIGEST_LEN, Digest, ID_LEN, PackId};
@@ -49,6 +50,9 @@ pub fn check_pack_header(id: PackId, bytes: &[u8]) -> Result<()> {
         });
     }
     let cipher = r.u8()?;
+    if cipher == CIPHER {
+        return Err(FormatError::Sealed { what: WHAT });
+    }
     if cipher != 0 {
         return Err(FormatError::UnknownFeature {
             what: WHAT,
@@ -308,13 +312,22 @@ pub struct Directory {
 impl Directory {
     /// Takes in the next frame.
     pub fn push(&mut self, header: &FrameHeader, ids: &[ChunkId]) -> Result<()> {
+        self.push_as(header, 0, ids)
+    }
+
+    /// Takes in the next frame of a sealed pack.
+    pub fn push_sealed(&mut self, header: &FrameHeader, ids: &[ChunkId]) -> Result<()> {
+        self.push_as(header, SEAL_LEN as u64, ids)
+    }
+
+    fn push_as(&mut self, header: &FrameHeader, seal_len: u64, ids: &[ChunkId]) -> Result<()> {
         let (offset, first_chunk) = self.end();
         let too_large = |got: u64| FormatError::TooLarge {
             what: "pack",
             limit: limits::PACK_MAX,
             got,
         };
-        let stored_len = u64::from(header.payload_len) + FRAME_HEADER_LEN as u64;
+        let stored_len = seal_len + u64::from(header.payload_len) + FRAME_HEADER_LEN as u64;
         if offset + stored_len > limits::PACK_MAX
             || first_chunk + u64::from(header.chunks) > u64::from(limits::PACK_CHUNKS_MAX)
         {

@@ -52,8 +52,19 @@ pub struct Features {
 
 /// The store cannot create objects only if they are absent, or does so only when nobody races: one process at a time writes, and looks before it puts.
 pub const SINGLE_WRITER: &str = "single-writer";
-/// Names of the features that this program knows. Version 1 needs none.
-pub const KNOWN_FEATURES: &[&str] = &[SINGLE_WRITER];
+/// The feature of repositories whose objects are sealed.
+pub const ENCRYPTION: &str = "encryption";
+/// Names of the features that this program knows.
+pub const KNOWN_FEATURES: &[&str] = &[ENCRYPTION, SINGLE_WRITER];
+/// The cipher of this version, see `spec/encryption.md`.
+pub const CIPHER_AES_256_GCM: &str = "aes-256-gcm-blake3";
+
+/// How objects are sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// Which cipher, see [`CIPHER_AES_256_GCM`].
+    pub cipher: String,
+}
 
 /// How bytes that are not pages are cut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,8 +106,12 @@ pub struct RepositoryRecord {
     pub features: Features,
     /// How bytes are cut.
     pub chunking: Chunking,
-    /// Key of the ids, 64 hexadecimal digits. Wrapped elsewhere once a repository is encrypted.
-    pub id_key: String,
+    /// Key of the ids, 64 hexadecimal digits. That of an encrypted repository is in its key ring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_key: Option<String>,
+    /// How objects are sealed; none: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     /// What imports do if they are not told otherwise.
     #[serde(default, skip_serializing_if = "Defaults::are_usual")]
     pub defaults: Defaults,
@@ -160,7 +175,23 @@ impl Defaults {
 }
 
 impl RepositoryRecord {
-    /// The record of a new repository.
+    /// The record of a new repository that is encrypted.
+    #[must_use]
+    pub fn encrypted(id: RepositoryId, created: String) -> Self {
+        Self {
+            features: Features {
+                read: vec![ENCRYPTION.to_owned()],
+                ..Features::default()
+            },
+            id_key: None,
+            encryption: Some(Encryption {
+                cipher: CIPHER_AES_256_GCM.to_owned(),
+            }),
+            ..Self::new(id, &IdKey::from_bytes([0; 32]), created)
+        }
+    }
+
+    /// The record of a new repository whose objects are in clear.
     #[must_use]
     pub fn new(id: RepositoryId, id_key: &IdKey, created: String) -> Self {
         Self {
@@ -170,7 +201,8 @@ impl RepositoryRecord {
             created,
             features: Features::default(),
             chunking: Chunking::default(),
-            id_key: id_key.to_hex(),
+            id_key: Some(id_key.to_hex()),
+            encryption: None,
             defaults: Defaults::default(),
             probed: None,
         }
@@ -200,8 +232,8 @@ impl RepositoryRecord {
         Ok(text)
     }
 
-    /// BLAKE3 of the keys of version 1 as a JSON array: a flipped bit in the key of the ids would otherwise go unnoticed.
-    fn checksum(&self) -> Result<Digest> {
+    /// What its `checksum` is: BLAKE3 of the keys of version 1 as a JSON array: a flipped bit in the key of the ids would otherwise go unnoticed.
+    pub fn checksum(&self) -> Result<Digest> {
         let Self {
             format,
             version,
@@ -210,10 +242,17 @@ impl RepositoryRecord {
             features,
             chunking,
             id_key,
+            encryption,
             defaults: _,
             probed: _,
         } = self;
-        serde_json::to_vec(&(format, version, id, created, features, chunking, id_key))
+        let bytes = match encryption {
+            None => serde_json::to_vec(&(format, version, id, created, features, chunking, id_key)),
+            Some(sealed) => serde_json::to_vec(&(
+                format, version, id, created, features, chunking, id_key, sealed,
+            )),
+        };
+        bytes
             .map(|bytes| Digest::of(&bytes))
             .map_err(|e| FormatError::invalid("repository.json", e.to_string()))
     }
@@ -261,8 +300,30 @@ impl RepositoryRecord {
             return Err(FormatError::Digest { what: WHAT });
         }
         record.check_chunking()?;
-        record.id_key()?;
+        record.check_encryption()?;
         Ok(record)
+    }
+
+    fn check_encryption(&self) -> Result<()> {
+        let listed = self.features.read.iter().any(|name| name == ENCRYPTION);
+        match &self.encryption {
+            None if listed => Err(FormatError::invalid(
+                "repository.json",
+                "it has the feature `encryption` and does not say which",
+            )),
+            None => self.id_key().map(drop),
+            Some(Encryption { cipher }) if cipher != CIPHER_AES_256_GCM => {
+                Err(FormatError::UnknownFeature {
+                    what: "repository.json",
+                    feature: cipher.clone(),
+                })
+            }
+            Some(_) if !listed || self.id_key.is_some() => Err(FormatError::invalid(
+                "repository.json",
+                "what it says of its encryption contradicts itself",
+            )),
+            Some(_) => Ok(()),
+        }
     }
 
     fn check_chunking(&self) -> Result<()> {
@@ -294,9 +355,15 @@ impl RepositoryRecord {
         }
     }
 
-    /// The key of the ids.
+    /// The key of the ids, of a repository that is not encrypted.
     pub fn id_key(&self) -> Result<IdKey> {
-        IdKey::from_hex(&self.id_key)
+        match &self.id_key {
+            Some(key) => IdKey::from_hex(key),
+            None => Err(FormatError::invalid(
+                "repository.json",
+                "it has no `id_key`",
+            )),
+        }
     }
 
     /// Names the first feature that `role` needs and this program does not know.

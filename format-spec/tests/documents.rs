@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use cryostore_format::{envelope, limits, pack};
+use cryostore_format::{encryption, envelope, limits, pack};
 
 fn document(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -44,6 +44,15 @@ fn the_tables_have_no_gaps_and_the_lengths_of_the_code() {
         pack::TRAILER_LEN,
     ];
     assert_eq!(lengths(&document("pack.md")), pack.map(|len| len as u64));
+    let ring_head = 1 + 32 + 32 + 2;
+    let sealed = [
+        ring_head,
+        encryption::SEAL_LEN,
+        encryption::SEALED_HEADER_LEN,
+        encryption::SEALED_TRAILER_LEN,
+    ];
+    let sealed = sealed.map(|len| len as u64);
+    assert_eq!(lengths(&document("encryption.md")), sealed);
 }
 
 #[test]
@@ -130,6 +139,24 @@ fn the_numbers_in_the_text_are_those_of_the_code() {
         (
             "pack.md",
             format!("number of ids, at most {}", power(limits::PACK_CHUNKS_MAX)),
+        ),
+        ("encryption.md", format!("| 1 to {} |", limits::EPOCHS_MAX)),
+        (
+            "encryption.md",
+            format!("At most {} of them", limits::KEYS_MAX),
+        ),
+        (
+            "encryption.md",
+            format!("the label has at most {} bytes", limits::KEY_LABEL_MAX),
+        ),
+        (
+            "encryption.md",
+            format!(
+                "at most {} GiB), `passes` (times memory at most {} GiB), `lanes` (at most {})",
+                limits::ARGON2_MEMORY_KIB_MAX >> 20,
+                limits::ARGON2_WORK_KIB_MAX >> 20,
+                limits::ARGON2_LANES_MAX
+            ),
         ),
         (
             "recipe.md",

@@ -41,7 +41,8 @@ fn main() -> Result<()> {
     patches()?;
     manifests()?;
     records()?;
-    gzip()
+    gzip()?;
+    sealed()
 }
 
 fn seed(target: &str, name: &str, bytes: &[u8]) -> Result<()> {
@@ -665,6 +666,31 @@ fn records() -> Result<()> {
         "content-zstd",
         &envelope::seal(ObjectType::Segment, &plain, Codec::Zstd),
     )
+}
+
+/// The golden vectors are what is decoded.
+fn sealed() -> Result<()> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../format-spec/vectors/sealed");
+    for (target, name) in [
+        ("sealed", "session"),
+        ("key", "key-file"),
+        ("key", "key-file-text"),
+        ("key", "key-command"),
+        ("key", "key-passphrase"),
+        ("snapshot", "repository"),
+    ] {
+        let text = std::fs::read_to_string(format!("{folder}/{name}.hex"))?;
+        let digits: String = text.lines().skip(1).collect();
+        let bytes: std::result::Result<Vec<u8>, _> = (0..digits.len() / 2)
+            .map(|n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16))
+            .collect();
+        let name = match target {
+            "snapshot" => "repository-encrypted",
+            _ => name,
+        };
+        seed(target, name, &bytes?)?;
+    }
+    Ok(())
 }
 
 /// The first byte is the way that the target goes.

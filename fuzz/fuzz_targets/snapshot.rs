@@ -60,7 +60,7 @@ fn repository(data: &[u8]) {
     assert!(
         64 <= chunking.min && chunking.min <= chunking.average && chunking.average <= chunking.max
     );
-    assert!(record.id_key().is_ok());
+    assert_eq!(record.id_key().is_ok(), record.encryption.is_none());
     let read = record.allows(Role::Read);
     for role in [Role::Write, Role::Collect] {
         // Who may write or collect may read.

@@ -18,11 +18,13 @@ pub mod stores;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cryostore_engine::format::RepositoryId;
+use cryostore_engine::format::encryption::Secret;
 use cryostore_engine::format::repository::Defaults;
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::{
-    Error, ImportOptions, Imported, Monitor, Output, Repository, Silent, Source, Store, SystemEnv,
-    export, import,
+    Error, ImportOptions, InitOptions, Imported, KeyFile, Monitor, NewKey, Output, Repository, Silent, Source,
+    Store, SystemEnv, Unlock, export, import,
 };
 
 /// A repository in a temporary directory, with a cache beside it.
@@ -45,14 +47,27 @@ impl Place {
         Self::with(Defaults::default())
     }
 
+    /// A new repository that is not encrypted.
+    #[must_use]
+    pub fn in_clear() -> Self {
+        let place = Self::empty();
+        let store = Store::open(place.store_dir().to_str().unwrap(), true).unwrap();
+        Repository::init(&store, &SystemEnv::new()).unwrap();
+        place
+    }
+
+    fn empty() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
     /// A new repository with defaults of its own.
     #[must_use]
     pub fn with(defaults: Defaults) -> Self {
-        let place = Self {
-            dir: tempfile::tempdir().unwrap(),
-        };
+        let place = Self::empty();
         let store = Store::open(place.store_dir().to_str().unwrap(), true).unwrap();
-        Repository::init_with(&store, &SystemEnv::new(), defaults).unwrap();
+        init(&store, defaults);
         place
     }
 
@@ -135,11 +150,37 @@ impl Place {
 
 /// Opens the repository in a directory.
 pub fn open_at(store: &Path, cache: Option<&Path>) -> Result<Repository, Error> {
-    Repository::open(
-        Store::open(store.to_str().unwrap(), false)?,
-        Arc::new(SystemEnv::new()),
-        cache,
-    )
+    open(Store::open(store.to_str().unwrap(), false)?, cache)
+}
+
+/// Opens a repository, with the key of all tests if it is encrypted.
+pub fn open(store: Store, cache: Option<&Path>) -> Result<Repository, Error> {
+    Repository::open_with(store, Arc::new(SystemEnv::new()), cache, |record| {
+        Ok(record
+            .encryption
+            .iter()
+            .map(|_| test_key(record.id))
+            .collect())
+    })
+}
+
+/// Makes a repository that the key of all tests opens.
+pub fn init(store: &Store, defaults: Defaults) -> RepositoryId {
+    let first = |id| Ok(NewKey::new(test_key(id), "of all tests"));
+    let options = InitOptions {
+        defaults,
+        ..InitOptions::default()
+    };
+    Repository::init_encrypted(store, &SystemEnv::new(), options, first).unwrap()
+}
+
+/// The key of all tests.
+#[must_use]
+pub fn test_key(repository: RepositoryId) -> Unlock {
+    Unlock::File(KeyFile {
+        repository,
+        secret: Secret::from_bytes([0x5e; 32]),
+    })
 }
 
 /// All bytes of a snapshot.

@@ -29,7 +29,7 @@ impl Chance {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -39,12 +39,12 @@ impl Chance {
 
     /// A number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n.max(1) as u64).unwrap_or(0)
+        usize::try_from(self.draw() % n.max(1) as u64).unwrap_or(0)
     }
 
     /// True `n` times of a thousand.
     pub fn per_mille(&mut self, n: u64) -> bool {
-        self.next() % 1000 < n
+        self.draw() % 1000 < n
     }
 }
 

@@ -9,14 +9,13 @@
 
 use std::sync::Arc;
 
+use cryostore_engine::format::repository::Defaults;
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::gc::{GcOptions, collect};
-use cryostore_engine::{
-    Error, ImportOptions, Repository, Silent, Source, Store, SystemEnv, check, import,
-};
+use cryostore_engine::{Error, ImportOptions, Repository, Silent, Source, Store, check, import};
 use cryostore_tests::archives::{checkpoint, noise};
 use cryostore_tests::stores::{Fault, Watched};
-use cryostore_tests::{bytes_of, lasting};
+use cryostore_tests::{bytes_of, init, lasting};
 use object_store::memory::InMemory;
 
 struct World {
@@ -32,7 +31,7 @@ fn pages(seed: u64) -> Vec<u8> {
 
 fn open(watched: &Watched) -> Repository {
     let store = Store::new(Arc::new(watched.clone()), "memory").unwrap();
-    Repository::open(store, Arc::new(SystemEnv::new()), None).unwrap()
+    cryostore_tests::open(store, None).unwrap()
 }
 
 fn put(repo: &Repository, archive: &[u8]) -> Result<SnapshotRecord, Error> {
@@ -53,7 +52,7 @@ fn world() -> World {
     let memory = Arc::new(InMemory::new());
     let watched = Watched::new(memory.clone());
     let store = Store::new(Arc::new(watched.clone()), "memory").unwrap();
-    Repository::init(&store, &SystemEnv::new()).unwrap();
+    init(&store, Defaults::default());
     let archive = checkpoint(&pages(1), 4096);
     let first = put(&open(&watched), &archive).unwrap();
     watched.reset();

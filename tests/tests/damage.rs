@@ -13,13 +13,14 @@ use std::sync::Arc;
 
 use cryostore_engine::check::{self, CheckOptions};
 use cryostore_engine::format::SnapshotId;
+use cryostore_engine::format::repository::Defaults;
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::{
     CheckpointReader, Error, ImportOptions, Kind, Repository, Silent, Source, Store, SystemEnv,
     import,
 };
 use cryostore_tests::archives::{TarBuilder, checkpoint_of, inventory, noise};
-use cryostore_tests::bytes_of;
+use cryostore_tests::{bytes_of, init, open};
 use futures::StreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -41,10 +42,19 @@ fn wait<F: Future>(future: F) -> F::Output {
 impl Small {
     /// Pages that two snapshots share, a third that is made of deltas on them, one that shares none, and opened gzip data.
     fn new() -> Self {
+        Self::of(true)
+    }
+
+    /// The same in a repository that is encrypted, or not.
+    fn of(encrypted: bool) -> Self {
         let objects = Arc::new(InMemory::new());
         let store = Store::new(objects.clone(), "memory").unwrap();
-        Repository::init(&store, &SystemEnv::new()).unwrap();
-        let repo = Repository::open(store, Arc::new(SystemEnv::new()), None).unwrap();
+        if encrypted {
+            init(&store, Defaults::default());
+        } else {
+            Repository::init(&store, &SystemEnv::new()).unwrap();
+        }
+        let repo = open(store, None).unwrap();
         let pages = noise(12 * 4096, 1);
         let changed = [
             &pages[..8 * 4096],
@@ -130,11 +140,7 @@ impl Small {
                 }
             }
         });
-        Repository::open(
-            Store::new(Arc::new(objects), "memory")?,
-            Arc::new(SystemEnv::new()),
-            None,
-        )
+        open(Store::new(Arc::new(objects), "memory")?, None)
     }
 
     fn needed(&self, name: &str) -> BTreeSet<SnapshotId> {
@@ -209,12 +215,22 @@ fn places(bytes: &[u8], most: usize) -> impl Iterator<Item = (usize, u8)> {
 
 #[test]
 fn a_flipped_bit_in_any_object_is_named_with_the_snapshots_it_touches_or_does_no_harm() {
-    let small = Small::new();
-    let names: Vec<_> = small
-        .objects
-        .keys()
-        .filter(|name| *name != "repository.json")
-        .collect();
+    flip_everything(false);
+}
+
+#[test]
+fn a_flipped_bit_in_any_sealed_object_is_named_with_the_snapshots_it_touches() {
+    flip_everything(true);
+}
+
+/// The key is what opens everything else: without it, it is not even known what is there.
+fn opens(name: &str) -> bool {
+    name == "repository.json" || name.starts_with("keys/")
+}
+
+fn flip_everything(encrypted: bool) {
+    let small = Small::of(encrypted);
+    let names: Vec<_> = small.objects.keys().filter(|name| !opens(name)).collect();
     let flip_all = |name: &String| {
         let bytes = &small.objects[name];
         for (at, bit) in places(bytes, 250) {
@@ -235,7 +251,8 @@ fn a_flipped_bit_in_any_object_is_named_with_the_snapshots_it_touches_or_does_no
                 .collect();
             // Some bits of zstd's frame header mean nothing, or more memory than is needed (RFC 8878, 3.1.1.1).
             let in_payload = (80..bytes.len().saturating_sub(64)).contains(&at);
-            if report.problems.is_empty() && in_payload && name.starts_with("packs/") {
+            if report.problems.is_empty() && in_payload && !encrypted && name.starts_with("packs/")
+            {
                 assert!(lost.is_empty(), "{when}");
                 continue;
             }
@@ -280,7 +297,12 @@ fn a_flipped_bit_in_any_object_is_named_with_the_snapshots_it_touches_or_does_no
 
 #[test]
 fn a_flipped_bit_in_the_record_of_the_repository_is_noticed_or_does_no_harm() {
-    let small = Small::new();
+    for small in [Small::new(), Small::of(false)] {
+        flip_the_record(&small);
+    }
+}
+
+fn flip_the_record(small: &Small) {
     let bytes = &small.objects["repository.json"];
     for at in 0..bytes.len() {
         for bit in [1, 4, 16] {
@@ -335,9 +357,9 @@ fn any_missing_or_cut_object_is_named_with_the_snapshots_it_touches() {
             let repo = match small.with(name, content) {
                 Ok(repo) => repo,
                 Err(e) => {
-                    assert_eq!(name, "repository.json", "{when}: {e}");
-                    let harmless = cut == Some(bytes.len() - 1);
-                    let kind = if cut.is_none() {
+                    assert!(opens(name), "{when}: {e}");
+                    let harmless = cut == Some(bytes.len() - 1) && name == "repository.json";
+                    let kind = if cut.is_none() && name == "repository.json" {
                         Kind::NotFound
                     } else {
                         Kind::Corrupt

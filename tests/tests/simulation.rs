@@ -42,7 +42,7 @@ impl Env for Seeded {
         let mut chance = self.0.lock().unwrap();
         let mut out = [0; 32];
         for part in out.chunks_mut(8) {
-            part.copy_from_slice(&chance.next().to_le_bytes());
+            part.copy_from_slice(&chance.draw().to_le_bytes());
         }
         out
     }
@@ -105,7 +105,7 @@ fn archive(container: usize, n: u64) -> Vec<u8> {
 fn imports(world: &World, actor: usize, chance: &mut Chance) {
     for round in 0..2 {
         let container = chance.below(2);
-        let bytes = archive(container, chance.next() % 5);
+        let bytes = archive(container, chance.draw() % 5);
         world.told.lock().unwrap().archives.push(bytes.clone());
         let Some(repo) = world.open(actor, round) else {
             continue;

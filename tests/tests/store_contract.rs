@@ -189,7 +189,7 @@ fn the_whole_way(store: Store, single_writer: bool) {
     let listed = repo.snapshots().unwrap();
     assert_eq!(listed.snapshots.len(), stored.len());
     let doomed = put(&archives::checkpoint(&noise(4 << 20, 9), 4096));
-    repo.delete(&[doomed.id]).unwrap();
+    repo.delete(&[doomed.id], "test").unwrap();
     let report = gc::collect(&repo, &GcOptions::default(), &Silent).unwrap();
     assert!(!report.garbage.is_empty());
     // A node that has nothing.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use cryostore_engine::format::SnapshotId;
@@ -162,8 +163,9 @@ pub(crate) fn run(args: &DemoArgs, context: &Context) -> Result<(), Failure> {
         folder(args, "cache", false)?,
     );
     let store = Store::open(path_text(&repository)?, true)?;
+    // Nothing in it is anybody's, and whoever looks around in it needs no key.
     Repository::init(&store, &*context.env)?;
-    let repo = context.open(store, Some(cache.path()))?;
+    let repo = Repository::open(store, Arc::clone(&context.env), Some(cache.path()))?;
     let show = Show {
         args,
         context,

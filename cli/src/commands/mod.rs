@@ -12,6 +12,7 @@ mod gc;
 mod import;
 mod init;
 mod inspect;
+mod key;
 mod ls;
 mod man;
 mod optimize;
@@ -52,6 +53,7 @@ pub(crate) enum Command {
     Stats(stats::StatsArgs),
     Gc(gc::GcArgs),
     Check(check::CheckArgs),
+    Key(key::KeyArgs),
     Optimize(optimize::OptimizeArgs),
     RebuildIndex(rebuild_index::RebuildIndexArgs),
     Demo(demo::DemoArgs),
@@ -76,6 +78,7 @@ impl Command {
             Self::Stats(args) => stats::run(&args, context).map(done),
             Self::Gc(args) => gc::run(args, context).map(done),
             Self::Check(args) => check::run(&args, context),
+            Self::Key(args) => key::run(&args, context).map(done),
             Self::Optimize(args) => optimize::run(&args, context).map(done),
             Self::RebuildIndex(args) => rebuild_index::run(&args, context).map(done),
             Self::Demo(args) => demo::run(&args, context).map(done),

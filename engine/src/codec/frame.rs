@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::thread::LocalKey;
 
+use cryostore_format::encryption::{SEAL_LEN, Seals, open_frame, seal_frame};
 use cryostore_format::envelope::Codec;
 use cryostore_format::pack::{
     ChunkRanges, FRAME_HEADER_LEN, FrameHeader, FrameKind, chunks_digest,
@@ -31,7 +32,7 @@ pub struct OpenFrame {
 pub struct SealedFrame {
     /// What the directory says of it.
     pub header: FrameHeader,
-    /// Header and payload.
+    /// The seal, if there is one, not bound to a place yet; header and payload.
     pub bytes: Vec<u8>,
     /// Hashes of its chunks.
     pub hashes: Vec<ChunkHash>,
@@ -81,8 +82,8 @@ impl OpenFrame {
         self.lengths.is_empty()
     }
 
-    /// Compresses, decodes, compares.
-    pub fn seal(mut self) -> Result<SealedFrame> {
+    /// Compresses, encrypts if there is a key, decodes, compares.
+    pub fn seal(mut self, seals: Option<&Seals>) -> Result<SealedFrame> {
         let first = self.lengths.first().copied().unwrap_or(0);
         let uniform_len = if self.lengths.iter().all(|len| *len == first) {
             first
@@ -97,28 +98,40 @@ impl OpenFrame {
             plain.append(&mut self.bytes);
             self.bytes = plain;
         }
-        seal(FrameKind::Plain, &self.bytes, uniform_len, self.hashes)
+        seal(
+            FrameKind::Plain,
+            &self.bytes,
+            uniform_len,
+            self.hashes,
+            seals,
+        )
     }
 }
 
 /// Makes a frame of pages by what differs from their bases (`patch`); `hashes` are those of the pages themselves.
-pub fn seal_patch(hashes: Vec<ChunkHash>, patch: &[u8], page_len: usize) -> Result<SealedFrame> {
+pub fn seal_patch(
+    hashes: Vec<ChunkHash>,
+    patch: &[u8],
+    page_len: usize,
+    seals: Option<&Seals>,
+) -> Result<SealedFrame> {
     let page_len = u32::try_from(page_len)
         .map_err(|_| Error::new(Kind::Internal, format!("a page of {page_len} bytes")))?;
-    seal(FrameKind::Patch, patch, page_len, hashes)
+    seal(FrameKind::Patch, patch, page_len, hashes, seals)
 }
 
 /// Makes a frame of pages that were XORed with their bases, as earlier versions did.
 #[cfg(test)]
 pub fn seal_xor(hashes: Vec<ChunkHash>, xored: &[u8], page_len: u32) -> SealedFrame {
-    seal(FrameKind::Xor, xored, page_len, hashes).unwrap()
+    seal(FrameKind::Xor, xored, page_len, hashes, None).unwrap()
 }
 
 /// Makes a frame of a table of deltas.
-pub fn seal_table(key: &IdKey, table: &[u8]) -> Result<SealedFrame> {
+pub fn seal_table(key: &IdKey, table: &[u8], seals: Option<&Seals>) -> Result<SealedFrame> {
     let len = u32::try_from(table.len())
         .map_err(|_| Error::new(Kind::Internal, "a table that is too long"))?;
-    seal(FrameKind::Table, table, len, vec![key.chunk_hash(table)])
+    let hashes = vec![key.chunk_hash(table)];
+    seal(FrameKind::Table, table, len, hashes, seals)
 }
 
 fn seal(
@@ -126,6 +139,7 @@ fn seal(
     plain: &[u8],
     uniform_len: u32,
     hashes: Vec<ChunkHash>,
+    seals: Option<&Seals>,
 ) -> Result<SealedFrame> {
     let internal = |what: &str| {
         Error::new(
@@ -133,21 +147,30 @@ fn seal(
             format!("a frame of {} bytes: {what}", plain.len()),
         )
     };
-    let mut bytes = vec![0; FRAME_HEADER_LEN];
+    let seal_len = seals.map_or(0, |_| SEAL_LEN);
+    let start = seal_len + FRAME_HEADER_LEN;
+    let mut bytes = vec![0; start];
     let codec = compress(kind, plain, &mut bytes).map_err(|e| internal("zstd").because(e))?;
     let header = FrameHeader {
         kind,
         codec,
         chunks: u16::try_from(hashes.len()).map_err(|_| internal("too many chunks"))?,
         plain_len: u32::try_from(plain.len()).map_err(|_| internal("too long"))?,
-        payload_len: u32::try_from(bytes.len() - FRAME_HEADER_LEN)
-            .map_err(|_| internal("too long"))?,
+        payload_len: u32::try_from(bytes.len() - start).map_err(|_| internal("too long"))?,
         uniform_len,
         digest: chunks_digest(&hashes),
     };
-    bytes[..FRAME_HEADER_LEN].copy_from_slice(&header.encode());
-    let same = with_frame(&bytes, |_, again| again == plain)
-        .map_err(|e| internal("reading it back").because(e))?;
+    bytes[seal_len..start].copy_from_slice(&header.encode());
+    let same = match seals {
+        None => with_frame(&bytes, |_, again| again == plain),
+        Some(seals) => seal_frame(seals, &mut bytes).and_then(|()| {
+            OPENED.with_borrow_mut(|opened| {
+                open_frame(seals, None, &bytes, opened)?;
+                with_frame(opened, |_, again| again == plain)
+            })
+        }),
+    };
+    let same = same.map_err(|e| internal("reading it back").because(e))?;
     if !same {
         return Err(internal("it does not read back as it was")
             .hint("the memory of this machine may be faulty: test it; nothing was stored"));
@@ -167,6 +190,7 @@ thread_local! {
     static LEFT: Cell<bool> = const { Cell::new(false) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
     static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static OPENED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Appends the payload to `out`.
@@ -350,7 +374,7 @@ mod tests {
             assert!(open.has_room(chunk.len()));
             open.push(key.chunk_hash(chunk), chunk).unwrap();
         }
-        open.seal().unwrap()
+        open.seal(None).unwrap()
     }
 
     #[test]

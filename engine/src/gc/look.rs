@@ -137,7 +137,7 @@ fn look_at_objects(repo: &Repository, seen: &mut Seen, monitor: &dyn Monitor) ->
             seen.foreign.push(object.name);
             continue;
         };
-        let packs = segments::read(repo.store(), id).ok();
+        let packs = segments::read(repo.vault(), id).ok();
         let packs = packs.map(|segment| segment.packs.iter().map(|found| found.pack).collect());
         seen.segments.insert(object.name, (object.len, packs));
     }
@@ -441,7 +441,7 @@ fn mark_one(
         }
     }
     if uses {
-        match read_tables(repo.store(), &mut manifest, repo.key()) {
+        match read_tables(repo.vault(), &mut manifest, repo.key()) {
             Ok(()) => seen.uses.add(&manifest),
             Err(_) => seen.uses.add_whole(&manifest),
         }

@@ -223,7 +223,7 @@ fn remove(awake: &Awake<'_>, garbage: &[Garbage], monitor: &dyn Monitor) -> Resu
         repo.memory(),
         monitor,
     );
-    let mut directories = Directories::new(repo.store().clone(), repo.cache());
+    let mut directories = Directories::new(repo.vault().clone(), repo.cache());
     for (done, object) in (0..).zip(garbage) {
         keep_going(monitor)?;
         awake.check()?;

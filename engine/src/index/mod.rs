@@ -16,7 +16,7 @@ use crate::memory::Memory;
 use crate::monitor::Monitor;
 #[cfg(feature = "rocksdb")]
 use crate::monitor::Phase;
-use crate::store::Store;
+use crate::store::Vault;
 
 /// Where a chunk lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,14 +84,14 @@ impl Opening {
 impl Index {
     /// Begins to open the copy in `dir` on a thread of its own; a new RocksDB takes some 40 ms.
     #[must_use]
-    pub fn start_opening(dir: Option<PathBuf>, store: Store, memory: Memory) -> Opening {
+    pub fn start_opening(dir: Option<PathBuf>, vault: Vault, memory: Memory) -> Opening {
         let (known, has_nothing) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let here = dir.as_ref().is_some_and(|dir| dir.join("db").exists());
-            let stored = || segments::list(&store).is_ok_and(|found| found.is_empty());
+            let stored = || segments::list(vault.store()).is_ok_and(|found| found.is_empty());
             let _ = known.send(!here && stored());
             let later = Later::default();
-            let index = Self::open(dir.as_deref(), &store, memory, &later);
+            let index = Self::open(dir.as_deref(), &vault, memory, &later);
             (index, later.0.into_inner().unwrap_or_default())
         });
         Opening {
@@ -103,14 +103,14 @@ impl Index {
     /// Opens the copy in `dir` and takes in the stored segments that it does not know yet.
     #[cfg(feature = "rocksdb")]
     #[must_use]
-    pub fn open(dir: Option<&Path>, store: &Store, memory: Memory, monitor: &dyn Monitor) -> Self {
+    pub fn open(dir: Option<&Path>, vault: &Vault, memory: Memory, monitor: &dyn Monitor) -> Self {
         let Some(dir) = dir else {
             return Self::default();
         };
         let open = || -> Result<local::LocalIndex> {
             let index = local::LocalIndex::open(dir, memory)?;
             if index.is_owner() {
-                take_in_segments(&index, store, monitor)?;
+                take_in_segments(&index, vault, monitor)?;
             }
             Ok(index)
         };
@@ -130,7 +130,7 @@ impl Index {
     /// Without the feature there is no index.
     #[cfg(not(feature = "rocksdb"))]
     #[must_use]
-    pub fn open(_: Option<&Path>, _: &Store, _: Memory, _: &dyn Monitor) -> Self {
+    pub fn open(_: Option<&Path>, _: &Vault, _: Memory, _: &dyn Monitor) -> Self {
         Self::default()
     }
 
@@ -230,16 +230,16 @@ impl Index {
 }
 
 #[cfg(feature = "rocksdb")]
-fn take_in_segments(index: &local::LocalIndex, store: &Store, monitor: &dyn Monitor) -> Result<()> {
+fn take_in_segments(index: &local::LocalIndex, vault: &Vault, monitor: &dyn Monitor) -> Result<()> {
     let mut missing = Vec::new();
-    for (id, _) in segments::list(store)? {
+    for (id, _) in segments::list(vault.store())? {
         if !index.has_segment(id)? {
             missing.push(id);
         }
     }
     for (done, id) in missing.iter().enumerate() {
         monitor.progress(Phase::Index, done as u64, Some(missing.len() as u64));
-        match segments::read(store, *id) {
+        match segments::read(vault, *id) {
             Ok(segment) => index.insert(&segment.packs, Some(*id))?,
             // Removed by a collector since it was listed, or damaged: it is a hint.
             Err(e) => monitor.warning(&format!("an index segment is left out: {e}")),

@@ -4,7 +4,7 @@ use cryostore_format::segment::Segment;
 use cryostore_format::{SegmentId, limits as format_limits};
 
 use crate::error::{Error, Result};
-use crate::store::Store;
+use crate::store::{Store, Vault};
 
 /// Directory of the segments.
 pub const PREFIX: &str = "index";
@@ -26,8 +26,8 @@ pub fn list(store: &Store) -> Result<Vec<(SegmentId, u64)>> {
 }
 
 /// Reads a segment.
-pub fn read(store: &Store, id: SegmentId) -> Result<Segment> {
+pub fn read(vault: &Vault, id: SegmentId) -> Result<Segment> {
     let name = object_name(id);
-    let bytes = store.get(&name, format_limits::SEGMENT_PLAIN_MAX + 4096)?;
+    let bytes = vault.read(&name, format_limits::SEGMENT_PLAIN_MAX + 4096)?;
     Segment::decode(&bytes).map_err(|e| Error::stored(name, e))
 }

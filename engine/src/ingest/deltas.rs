@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use cryostore_format::ChunkHash;
 use cryostore_format::delta::{BaseRun, DeltaFrame};
+use cryostore_format::encryption::Seals;
 use cryostore_format::manifest::Manifest;
 use cryostore_format::patch::{Patch, PatchWriter, WORD};
 use cryostore_format::recipe::{FrameRef, FrameSlice, Slice};
@@ -18,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::pack::KeptFrames;
 use crate::pack::reading::Reading;
-use crate::store::Store;
+use crate::store::Vault;
 
 /// The version of the deltas that an import makes, and up to which version their bases are (`format-spec/spec/delta.md`).
 ///
@@ -161,18 +162,19 @@ impl OpenBatch {
     /// Makes frames of the pages: a delta of those that are near to their bases, plain ones of the others.
     pub(super) fn seal(
         self,
-        store: &Store,
+        vault: &Vault,
         base: &Manifest,
         kept: &Arc<KeptFrames>,
     ) -> Result<SealedBatch> {
         let page_len = self.bytes.len() / self.hashes.len().max(1);
         let mut old = OLD.take();
-        let read = self.read_bases(store, base, kept, page_len, &mut old);
+        let read = self.read_bases(vault, base, kept, page_len, &mut old);
         let warning = read.err().map(|e| {
             old.clear();
             format!("pages are stored without deltas: {e}")
         });
-        let sealed = self.seal_against(&old, page_len, warning);
+        let seals = vault.seals().map(|seals| &**seals);
+        let sealed = self.seal_against(&old, page_len, warning, seals);
         OLD.set(old);
         sealed
     }
@@ -182,6 +184,7 @@ impl OpenBatch {
         old: &[u8],
         page_len: usize,
         warning: Option<String>,
+        seals: Option<&Seals>,
     ) -> Result<SealedBatch> {
         let mut out = SealedBatch {
             frames: Vec::new(),
@@ -195,21 +198,21 @@ impl OpenBatch {
                     <= page_len / WORD
         });
         if !near.is_empty() {
-            let frame = self.seal_near(&near, old, page_len)?;
+            let frame = self.seal_near(&near, old, page_len, seals)?;
             let bases = near.iter().map(|n| self.bases[*n]).collect();
             for (number, n) in (0..).zip(&near) {
                 out.places[*n] = (0, number);
             }
             out.frames.push((frame, bases));
         }
-        self.seal_far(&far, page_len, &mut out)?;
+        self.seal_far(&far, page_len, &mut out, seals)?;
         Ok(out)
     }
 
     /// Reads the bases into `old`.
     fn read_bases(
         &self,
-        store: &Store,
+        vault: &Vault,
         base: &Manifest,
         kept: &Arc<KeptFrames>,
         page_len: usize,
@@ -227,11 +230,17 @@ impl OpenBatch {
             };
             reading.add(base, slice, 0, n * page_len, page_len);
         }
-        reading.decode(store, base, old)?;
+        reading.decode(vault, base, old)?;
         Ok(())
     }
 
-    fn seal_near(&self, near: &[usize], old: &[u8], page_len: usize) -> Result<SealedFrame> {
+    fn seal_near(
+        &self,
+        near: &[usize],
+        old: &[u8],
+        page_len: usize,
+        seals: Option<&Seals>,
+    ) -> Result<SealedFrame> {
         let pages = |n: &usize| (slice(old, *n, page_len), slice(&self.bytes, *n, page_len));
         let mut patch = PatchWriter::default();
         near.iter()
@@ -239,7 +248,7 @@ impl OpenBatch {
             .for_each(|(old, page)| patch.push(old, page));
         let patch = patch.finish();
         let hashes = near.iter().map(|n| self.hashes[*n]).collect();
-        let frame = seal_patch(hashes, &patch, page_len)?;
+        let frame = seal_patch(hashes, &patch, page_len, seals)?;
         // The frame has this patch; and that gives the pages.
         let internal = |what| {
             Error::new(
@@ -262,14 +271,20 @@ impl OpenBatch {
         Ok(frame)
     }
 
-    fn seal_far(&self, far: &[usize], page_len: usize, out: &mut SealedBatch) -> Result<()> {
+    fn seal_far(
+        &self,
+        far: &[usize],
+        page_len: usize,
+        out: &mut SealedBatch,
+        seals: Option<&Seals>,
+    ) -> Result<()> {
         let mut open = OpenFrame::default();
         let mut number = out.frames.len();
         for n in far {
             let page = slice(&self.bytes, *n, page_len);
             if !open.has_room(page.len()) {
                 out.frames
-                    .push((std::mem::take(&mut open).seal()?, Vec::new()));
+                    .push((std::mem::take(&mut open).seal(seals)?, Vec::new()));
                 number += 1;
             }
             let within = open.push(self.hashes[*n], page)?;
@@ -278,7 +293,7 @@ impl OpenBatch {
             out.places[*n] = (frame, within);
         }
         if !open.is_empty() {
-            out.frames.push((open.seal()?, Vec::new()));
+            out.frames.push((open.seal(seals)?, Vec::new()));
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::limits;
 use crate::pack::writer::PackWriter;
 use crate::pack::{Ahead, Buffers, KeptFrames, Wanted, directories::Directories, object_name};
 use crate::repo::{Repository, Terms};
-use crate::store::{Store, Uploads};
+use crate::store::{Uploads, Vault};
 
 /// Number of a frame of this session.
 pub(super) type FrameNumber = u32;
@@ -84,7 +84,7 @@ fn lost() -> Error {
 pub(super) struct FrameSink<'r> {
     env: &'r dyn Env,
     terms: Arc<Terms>,
-    store: Store,
+    vault: Vault,
     uploads: Uploads,
     /// What deltas are made against.
     base: Option<Arc<Manifest>>,
@@ -130,7 +130,7 @@ impl<'r> FrameSink<'r> {
         Self {
             env: repo.env(),
             terms,
-            store: store.clone(),
+            vault: repo.vault().clone(),
             uploads: store.uploads(),
             kept: KeptFrames::with_ahead(
                 repo.memory().kept_by_import(),
@@ -204,7 +204,10 @@ impl<'r> FrameSink<'r> {
     fn close_open(&mut self) {
         if !self.open.1.is_empty() {
             let (number, frame) = std::mem::take(&mut self.open);
-            self.start(number, frame.len(), move || frame.seal().map(Sealed::Plain));
+            let seals = self.vault.seals().cloned();
+            self.start(number, frame.len(), move || {
+                frame.seal(seals.as_deref()).map(Sealed::Plain)
+            });
         }
     }
 
@@ -216,9 +219,9 @@ impl<'r> FrameSink<'r> {
         let Some(base) = self.base.clone() else {
             return;
         };
-        let (store, kept) = (self.store.clone(), Arc::clone(&self.kept));
+        let (vault, kept) = (self.vault.clone(), Arc::clone(&self.kept));
         self.start(number, batch.len(), move || {
-            batch.seal(&store, &base, &kept).map(Sealed::Batch)
+            batch.seal(&vault, &base, &kept).map(Sealed::Batch)
         });
     }
 
@@ -323,7 +326,7 @@ impl<'r> FrameSink<'r> {
             Some(pack) => pack,
             None => {
                 let id = PackId::from_bytes(self.terms.new_id(env));
-                pack.insert(PackWriter::new(id, &self.buffers)?)
+                pack.insert(PackWriter::new(id, &self.buffers, self.vault.seals())?)
             }
         };
         let placed = Placed {
@@ -393,7 +396,9 @@ impl<'r> FrameSink<'r> {
         let id = SegmentId::from_bytes(self.terms.new_id(self.env));
         let packs = std::mem::take(&mut self.unlisted);
         let segment = Segment { packs };
-        self.put_object(segments::object_name(id), segment.encode().into())?;
+        let name = segments::object_name(id);
+        let sealed = self.vault.seal(&name, segment.encode())?;
+        self.put_object(name, sealed.into())?;
         let (index, done) = (index.clone(), self.index_results.0.clone());
         self.index_jobs += 1;
         rayon::spawn(move || {

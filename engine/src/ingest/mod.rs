@@ -350,8 +350,13 @@ impl<'r> Plan<'r> {
     }
 
     /// The snapshots of the same container, newest first.
-    fn earlier(&self, repo: &Repository) -> Result<Vec<SnapshotRecord>> {
+    fn earlier(&self, repo: &Repository, monitor: &dyn Monitor) -> Result<Vec<SnapshotRecord>> {
         let mut found = repo.snapshots_of(self.lineage)?;
+        for place in found.vanished.drain(..) {
+            // Told once: the commit of this import is what is remembered next.
+            monitor.warning(&SnapshotList::about_vanished(&place));
+            repo.unmark(place);
+        }
         // Where the identity was not known at the start, a snapshot is among those without a lineage.
         if self.lineage != Lineage::default() {
             found
@@ -374,7 +379,7 @@ impl<'r> Plan<'r> {
     ) -> Result<Option<Base>> {
         let record = match &options.base {
             BaseChoice::None => None,
-            BaseChoice::Newest => self.earlier(repo)?.into_iter().next(),
+            BaseChoice::Newest => self.earlier(repo, monitor)?.into_iter().next(),
             BaseChoice::Snapshot(text) => {
                 Some(repo.snapshots()?.find(text, &Filter::default())?.clone())
             }
@@ -450,7 +455,9 @@ impl<'r> Plan<'r> {
             bytes: bytes.len() as u64,
             digest: Digest::of(&bytes),
         };
-        uploading.put(manifest_name(id), bytes)?;
+        let name = manifest_name(id);
+        let sealed = repo.seal_object(&name, bytes)?;
+        uploading.put(name, sealed)?;
         keep_going(monitor)?;
         let (finished, index) = uploading.finish()?;
         self.session.renew();
@@ -536,7 +543,7 @@ impl<'r> Plan<'r> {
                 }
             }
             None => SnapshotList {
-                snapshots: self.earlier(repo)?,
+                snapshots: self.earlier(repo, &crate::monitor::Silent)?,
                 ..SnapshotList::default()
             },
         };

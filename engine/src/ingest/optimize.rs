@@ -247,8 +247,8 @@ impl<'r> Copy<'r> {
                 self.went_on(zeros)?;
             } else if page_size == 0 {
                 for part in frames.chunks(limits::OPTIMIZE_SLICES) {
-                    let (store, writer) = (self.repo.store(), &mut self.writer);
-                    for_each_chunk(store, self.old, part, |piece| writer.piece(open, piece))?;
+                    let (vault, writer) = (self.repo.vault(), &mut self.writer);
+                    for_each_chunk(vault, self.old, part, |piece| writer.piece(open, piece))?;
                     self.went_on(part.iter().map(|slice| slice.len).sum())?;
                 }
             } else {
@@ -309,6 +309,6 @@ fn decoded(
         at += len;
     }
     let mut bytes = vec![0; at];
-    reading.decode(repo.store(), old, &mut bytes)?;
+    reading.decode(repo.vault(), old, &mut bytes)?;
     Ok(bytes)
 }

@@ -1,6 +1,6 @@
 //! Owns the node's copies of pack directories: which id each chunk of a pack has, and in which frame it lies.
 //!
-//! Always: a copy is the pack's own last bytes, checked against their digest each time it is opened; ids are mapped, not read,
+//! Always: a copy is the pack's own last bytes (in clear: ids and lengths, no contents), checked against their digest each time it is opened; ids are mapped, not read,
 //! and only so many directories stay open. A damaged or missing copy is fetched from the store again. Never: the only copy of anything.
 
 use std::collections::HashMap;
@@ -8,14 +8,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cryostore_format::pack::{Directory, DirectoryView, FrameEntry, TRAILER_LEN};
+use cryostore_format::pack::{DirectoryView, FrameEntry};
 use cryostore_format::{ChunkId, Digest, PackId};
 
 use super::map::Mapped;
 use super::object_name;
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::store::Store;
+use crate::store::Vault;
 
 /// Digest of the ids of a pack of deltas: of another pack's ids it is another one.
 fn ids_digest(id: PackId, ids: &[u8]) -> Digest {
@@ -50,17 +50,6 @@ pub struct PackDirectory {
 }
 
 impl PackDirectory {
-    fn new(id: PackId, tail: Tail, pack_len: u64) -> Result<Self> {
-        let view = DirectoryView::decode(id, tail.bytes(), pack_len)
-            .map_err(|e| Error::stored(object_name(id), e))?;
-        Ok(Self {
-            pack_len,
-            tail,
-            view,
-            delta_ids: None,
-        })
-    }
-
     /// Bytes of the whole pack.
     #[must_use]
     pub fn pack_len(&self) -> u64 {
@@ -100,7 +89,7 @@ impl PackDirectory {
 /// Directories of packs, from the node's cache or from the store.
 #[derive(Debug)]
 pub struct Directories {
-    store: Store,
+    vault: Vault,
     cache: Option<PathBuf>,
     open: HashMap<PackId, (Arc<PackDirectory>, u64)>,
     clock: u64,
@@ -109,9 +98,9 @@ pub struct Directories {
 impl Directories {
     /// Copies are kept in the directory `cache`, if there is one.
     #[must_use]
-    pub fn new(store: Store, cache: Option<&Path>) -> Self {
+    pub fn new(vault: Vault, cache: Option<&Path>) -> Self {
         Self {
-            store,
+            vault,
             cache: cache.map(|dir| dir.join("directories")),
             open: HashMap::new(),
             clock: 0,
@@ -210,7 +199,8 @@ impl Directories {
         pack_len.copy_from_slice(map.bytes().get(..8)?);
         // The view's ranges are relative to the bytes after the length: see `Tail::bytes` of a copy.
         let pack_len = u64::from_le_bytes(pack_len);
-        match DirectoryView::decode(id, map.bytes().get(8..)?, pack_len) {
+        let opened_len = self.vault.opened_len(pack_len);
+        match DirectoryView::decode(id, map.bytes().get(8..)?, opened_len) {
             Ok(mut view) => {
                 view.ids = view.ids.start + 8..view.ids.end + 8;
                 Some(PackDirectory {
@@ -229,15 +219,22 @@ impl Directories {
     }
 
     fn fetch(&self, id: PackId) -> Result<PackDirectory> {
-        let (pack_len, tail) = read_tail(&self.store, id)?;
+        let (pack_len, tail) = read_tail(&self.vault, id)?;
         self.keep(id, pack_len, &tail);
-        PackDirectory::new(id, Tail::Owned(tail), pack_len)
+        let view = DirectoryView::decode(id, &tail, self.vault.opened_len(pack_len))
+            .map_err(|e| Error::stored(object_name(id), e))?;
+        Ok(PackDirectory {
+            pack_len,
+            tail: Tail::Owned(tail),
+            view,
+            delta_ids: None,
+        })
     }
 }
 
-/// Length and last bytes of a pack, from the store.
-pub fn read_tail(store: &Store, id: PackId) -> Result<(u64, Vec<u8>)> {
-    let name = object_name(id);
+/// Length of a pack, and its directory and trailer in clear, from the store.
+pub fn read_tail(vault: &Vault, id: PackId) -> Result<(u64, Vec<u8>)> {
+    let (name, store) = (object_name(id), vault.store());
     let missing = || {
         Error::new(
             crate::error::Kind::Corrupt,
@@ -246,15 +243,18 @@ pub fn read_tail(store: &Store, id: PackId) -> Result<(u64, Vec<u8>)> {
         .hint("run `cryostore check` to see which snapshots are touched")
     };
     let pack_len = store.len(&name)?.ok_or_else(missing)?;
-    let trailer_at = pack_len.saturating_sub(TRAILER_LEN as u64);
+    let trailer_at = pack_len.saturating_sub(vault.trailer_len());
     let read = |from: u64| store.get_ranges(&name, std::slice::from_ref(&(from..pack_len)));
     let trailer = read(trailer_at)?.concat();
-    let tail_len = Directory::tail_len(&trailer).map_err(|e| Error::stored(&name, e))?;
+    let tail_len = vault
+        .tail_len(&trailer)
+        .map_err(|e| Error::stored(&name, e))?;
     let from = pack_len.checked_sub(tail_len).ok_or_else(|| {
         Error::new(
             crate::error::Kind::Corrupt,
             format!("{name} has {pack_len} bytes, its directory alone {tail_len}"),
         )
     })?;
-    Ok((pack_len, read(from)?.concat()))
+    let tail = vault.open_tail(id, &read(from)?.concat(), pack_len);
+    Ok((pack_len, tail.map_err(|e| Error::stored(&name, e))?))
 }

@@ -22,7 +22,7 @@ use super::object_name;
 use crate::codec::frame::{read_chunks, unpack_frame, verify, with_frame};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
-use crate::store::Store;
+use crate::store::{FramePlace, Vault};
 
 /// What was read of the store.
 #[derive(Debug, Clone, Copy, Default)]
@@ -148,9 +148,9 @@ impl Reading {
     }
 
     /// Fetches the frames, as many as may be in memory at a time.
-    pub fn fetch(&mut self, store: &Store, manifest: &Manifest, count: &mut Fetched) -> Result<()> {
+    pub fn fetch(&mut self, vault: &Vault, manifest: &Manifest, count: &mut Fetched) -> Result<()> {
         let mut held = 0;
-        let mut packs: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
+        let mut packs: BTreeMap<u32, Vec<FrameRef>> = BTreeMap::new();
         let mut fetched = Vec::new();
         for ((_, key), (frame, uses)) in &self.frames {
             if self.fetched.contains_key(key) || self.shared.contains_key(key) {
@@ -172,17 +172,16 @@ impl Reading {
                     self.shared.insert(*key, shared);
                 }
                 None => {
-                    let frames = packs.entry(frame.pack).or_default();
-                    frames.push((frame.offset, frame.stored_len));
+                    packs.entry(frame.pack).or_default().push(*frame);
                 }
             }
         }
         for (pack, mut frames) in packs {
-            frames.sort_unstable();
+            frames.sort_unstable_by_key(|frame| frame.offset);
             let ahead = self.kept.as_ref().and_then(|kept| kept.ahead.as_ref());
             let frames = match ahead {
                 Some(ahead) => fetch_ahead(
-                    store,
+                    vault,
                     manifest,
                     pack,
                     frames,
@@ -192,7 +191,7 @@ impl Reading {
                 )?,
                 None => frames,
             };
-            fetch_of_pack(store, manifest, pack, &frames, count, &mut self.fetched)?;
+            fetch_of_pack(vault, manifest, pack, &frames, count, &mut self.fetched)?;
         }
         let Some(kept) = &self.kept else {
             return Ok(());
@@ -210,7 +209,7 @@ impl Reading {
     }
 
     /// Decodes all frames into their places in `out`. What has not been fetched yet is, and comes back counted.
-    pub fn decode(mut self, store: &Store, manifest: &Manifest, out: &mut [u8]) -> Result<Fetched> {
+    pub fn decode(mut self, vault: &Vault, manifest: &Manifest, out: &mut [u8]) -> Result<Fetched> {
         let mut count = Fetched::default();
         for range in &self.cleared {
             if let Some(place) = out.get_mut(range.clone()) {
@@ -225,7 +224,7 @@ impl Reading {
                     .flatten()
             } else {
                 self.frames.insert((rank, key), (frame, uses));
-                self.fetch(store, manifest, &mut count)?;
+                self.fetch(vault, manifest, &mut count)?;
                 continue;
             };
             decoded.map_err(|e| damaged(manifest, &frame, e))?;
@@ -236,21 +235,21 @@ impl Reading {
 
 /// Fetches one frame.
 fn fetch_one(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     frame: &FrameRef,
     count: &mut Fetched,
 ) -> Result<Bytes> {
     let mut fetched = BTreeMap::new();
-    let place = [(frame.offset, frame.stored_len)];
-    fetch_of_pack(store, manifest, frame.pack, &place, count, &mut fetched)?;
+    let frames = std::slice::from_ref(frame);
+    fetch_of_pack(vault, manifest, frame.pack, frames, count, &mut fetched)?;
     let stored = fetched.remove(&(frame.pack, frame.offset));
     stored.ok_or_else(|| Error::new(Kind::Internal, "a frame was not fetched"))
 }
 
 /// Hands on the chunks of some slices, one by one. Their frames are fetched together, [`limits::WINDOW_STORED`] bytes of them at most.
 pub fn for_each_chunk(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     slices: &[FrameSlice],
     mut then: impl FnMut(&[u8]) -> Result<()>,
@@ -260,7 +259,7 @@ pub fn for_each_chunk(
         reading.add(manifest, *slice, 0, 0, 0);
     }
     let mut count = Fetched::default();
-    reading.fetch(store, manifest, &mut count)?;
+    reading.fetch(vault, manifest, &mut count)?;
     let mut last: Option<(FrameRef, FrameHeader, Vec<u8>)> = None;
     for slice in slices {
         let frame = slice.frame;
@@ -269,7 +268,7 @@ pub fn for_each_chunk(
             let mut pages = vec![0; len];
             let mut reading = Reading::default();
             reading.add(manifest, *slice, 0, 0, len);
-            reading.decode(store, manifest, &mut pages)?;
+            reading.decode(vault, manifest, &mut pages)?;
             pages
                 .chunks(delta.page_size as usize)
                 .try_for_each(&mut then)?;
@@ -281,7 +280,7 @@ pub fn for_each_chunk(
             _ => {
                 let stored = match reading.fetched.remove(&(frame.pack, frame.offset)) {
                     Some(stored) => stored,
-                    None => fetch_one(store, manifest, &frame, &mut count)?,
+                    None => fetch_one(vault, manifest, &frame, &mut count)?,
                 };
                 let (header, plain) = unpack_frame(&stored).map_err(damaged)?;
                 let (_, header, plain) = last.insert((frame, header, plain));
@@ -303,19 +302,19 @@ pub fn for_each_chunk(
 }
 
 /// Reads the tables of a manifest, some at a time, and has it take in what they say.
-pub fn read_tables(store: &Store, manifest: &mut Manifest, key: &IdKey) -> Result<()> {
-    read_tables_ahead(store, manifest, key, None)
+pub fn read_tables(vault: &Vault, manifest: &mut Manifest, key: &IdKey) -> Result<()> {
+    read_tables_ahead(vault, manifest, key, None)
 }
 
 /// The same; what lies before a table is read with it, where a request is dear.
 pub fn read_tables_ahead(
-    store: &Store,
+    vault: &Vault,
     manifest: &mut Manifest,
     key: &IdKey,
     ahead: Option<&Ahead>,
 ) -> Result<()> {
     if let Some(ahead) = ahead {
-        fetch_tables(store, manifest, ahead)?;
+        fetch_tables(vault, manifest, ahead)?;
     }
     let packs = manifest.pack_numbers();
     let numbers: Vec<usize> = (0..manifest.tables.len()).collect();
@@ -323,7 +322,7 @@ pub fn read_tables_ahead(
         let known = &*manifest;
         let tables: Vec<_> = numbers
             .par_iter()
-            .map(|n| table(store, known, *n, key, ahead))
+            .map(|n| table(vault, known, *n, key, ahead))
             .collect();
         for (n, table) in numbers.iter().zip(tables) {
             take_in(manifest, *n, table?, &packs)?;
@@ -334,13 +333,13 @@ pub fn read_tables_ahead(
 
 /// Reads table `n` of a manifest, and has it take in what it says. `packs` are [`Manifest::pack_numbers`].
 pub fn read_table(
-    store: &Store,
+    vault: &Vault,
     manifest: &mut Manifest,
     n: usize,
     packs: &HashMap<PackId, u32>,
     key: &IdKey,
 ) -> Result<()> {
-    let table = table(store, manifest, n, key, None)?;
+    let table = table(vault, manifest, n, key, None)?;
     take_in(manifest, n, table, packs)
 }
 
@@ -358,7 +357,7 @@ fn take_in(
 }
 
 fn table(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     n: usize,
     key: &IdKey,
@@ -369,8 +368,8 @@ fn table(
     };
     let held = ahead.and_then(|ahead| ahead.get(frame.pack, frame.offset, frame.stored_len));
     let stored = match held {
-        Some(stored) => stored,
-        None => fetch_one(store, manifest, frame, &mut Fetched::default())?,
+        Some(stored) => opened(vault, manifest, frame, stored)?,
+        None => fetch_one(vault, manifest, frame, &mut Fetched::default())?,
     };
     let read = || {
         verify(&stored, key)?;
@@ -386,7 +385,7 @@ fn table(
 }
 
 /// Fetches all tables of each pack with one request, and what lies around them: often all of the pack.
-fn fetch_tables(store: &Store, manifest: &Manifest, ahead: &Ahead) -> Result<()> {
+fn fetch_tables(vault: &Vault, manifest: &Manifest, ahead: &Ahead) -> Result<()> {
     let mut packs: BTreeMap<u32, Range<u64>> = BTreeMap::new();
     for (frame, _) in &manifest.tables {
         let (from, to) = (
@@ -407,7 +406,7 @@ fn fetch_tables(store: &Store, manifest: &Manifest, ahead: &Ahead) -> Result<()>
             .min(tables.end + limits::TABLE_AROUND);
         let range = end.saturating_sub(limits::TABLE_AROUND).min(tables.start)..end;
         let count = &mut Fetched::default();
-        for part in get(store, manifest, *pack, std::slice::from_ref(&range), count)? {
+        for part in get(vault, manifest, *pack, std::slice::from_ref(&range), count)? {
             ahead.put(*pack, &range, part);
         }
         Ok(())
@@ -424,13 +423,13 @@ fn damaged(manifest: &Manifest, frame: &FrameRef, e: FormatError) -> Error {
 
 /// Hashes of the chunks of a frame, from its stored bytes and those of its bases, checked against the frame's digest.
 pub fn frame_hashes(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     frame: FrameRef,
     key: &IdKey,
     count: &mut Fetched,
 ) -> Result<Vec<ChunkHash>> {
-    let stored = fetch_one(store, manifest, &frame, count)?;
+    let stored = fetch_one(vault, manifest, &frame, count)?;
     let damaged = |e| damaged(manifest, &frame, e);
     let Some(delta) = manifest.deltas.get(&frame) else {
         return verify(&stored, key).map_err(damaged);
@@ -446,7 +445,7 @@ pub fn frame_hashes(
     let mut reading = Reading::default();
     reading.add(manifest, whole, 0, 0, pages.len());
     reading.fetched.insert((frame.pack, frame.offset), stored);
-    *count = count.and(reading.decode(store, manifest, &mut pages)?);
+    *count = count.and(reading.decode(vault, manifest, &mut pages)?);
     let hashes: Vec<_> = pages
         .chunks(delta.page_size as usize)
         .map(|page| key.chunk_hash(page))
@@ -472,49 +471,75 @@ fn pack_of(manifest: &Manifest, number: u32) -> Result<PackId> {
 
 /// Takes frames from what was read ahead, and reads ahead for those that are not there; gives back those that are not even then.
 fn fetch_ahead(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     pack: u32,
-    frames: Vec<(u32, u32)>,
+    frames: Vec<FrameRef>,
     ahead: &Ahead,
     count: &mut Fetched,
     out: &mut BTreeMap<FrameKey, Bytes>,
-) -> Result<Vec<(u32, u32)>> {
-    let mut take = |frames: Vec<(u32, u32)>| -> Vec<(u32, u32)> {
-        let mut missing = frames;
-        missing.retain(|(offset, len)| match ahead.get(pack, *offset, *len) {
-            Some(bytes) => out.insert((pack, *offset), bytes).is_some(),
-            None => true,
-        });
-        missing
+) -> Result<Vec<FrameRef>> {
+    let mut take = |frames: Vec<FrameRef>| -> Result<Vec<FrameRef>> {
+        let mut missing = Vec::new();
+        for frame in frames {
+            match ahead.get(pack, frame.offset, frame.stored_len) {
+                Some(bytes) => {
+                    let bytes = opened(vault, manifest, &frame, bytes)?;
+                    out.insert((pack, frame.offset), bytes);
+                }
+                None => missing.push(frame),
+            }
+        }
+        Ok(missing)
     };
-    let missing = take(frames);
+    let missing = take(frames)?;
     if missing.is_empty() {
         return Ok(missing);
     }
-    let ranges = ahead.requests(pack, &missing);
-    let parts = get(store, manifest, pack, &ranges, count)?;
+    let ranges = ahead.requests(
+        pack,
+        &missing
+            .iter()
+            .map(|f| (f.offset, f.stored_len))
+            .collect::<Vec<_>>(),
+    );
+    let parts = get(vault, manifest, pack, &ranges, count)?;
     for (range, bytes) in ranges.iter().zip(parts) {
         ahead.put(pack, range, bytes);
     }
-    Ok(take(missing))
+    take(missing)
 }
 
-/// Fetches frames (offset and length, sorted) of one pack.
+/// A frame as it was before it was sealed.
+fn opened(vault: &Vault, manifest: &Manifest, frame: &FrameRef, stored: Bytes) -> Result<Bytes> {
+    let place = FramePlace {
+        pack: pack_of(manifest, frame.pack)?,
+        offset: frame.offset,
+        first_chunk: frame.first_chunk,
+    };
+    let opened = vault.open_frame(place, stored);
+    opened.map_err(|e| damaged(manifest, frame, e))
+}
+
+/// Fetches frames of one pack, which are sorted by offset, and opens them.
 fn fetch_of_pack(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     pack: u32,
-    frames: &[(u32, u32)],
+    frames: &[FrameRef],
     count: &mut Fetched,
     out: &mut BTreeMap<FrameKey, Bytes>,
 ) -> Result<()> {
     if frames.is_empty() {
         return Ok(());
     }
+    if frames.is_empty() {
+        return Ok(());
+    }
     let mut ranges: Vec<Range<u64>> = Vec::new();
-    for (offset, len) in frames {
-        let (from, to) = (u64::from(*offset), u64::from(*offset) + u64::from(*len));
+    for frame in frames {
+        let from = u64::from(frame.offset);
+        let to = from + u64::from(frame.stored_len);
         match ranges.last_mut() {
             Some(last) if from <= last.end + u64::from(limits::FETCH_GAP) => {
                 last.end = last.end.max(to)
@@ -522,29 +547,31 @@ fn fetch_of_pack(
             _ => ranges.push(from..to),
         }
     }
-    let parts = get(store, manifest, pack, &ranges, count)?;
-    for (offset, len) in frames {
-        let at = ranges.partition_point(|range| range.end <= u64::from(*offset));
+    let parts = get(vault, manifest, pack, &ranges, count)?;
+    for frame in frames {
+        let offset = frame.offset;
+        let at = ranges.partition_point(|range| range.end <= u64::from(offset));
         let (Some(range), Some(bytes)) = (ranges.get(at), parts.get(at)) else {
             continue;
         };
-        let from = usize::try_from(u64::from(*offset) - range.start).unwrap_or(usize::MAX);
-        out.insert((pack, *offset), bytes.slice(from..from + *len as usize));
+        let from = usize::try_from(u64::from(offset) - range.start).unwrap_or(usize::MAX);
+        let stored = bytes.slice(from..from + frame.stored_len as usize);
+        out.insert((pack, offset), opened(vault, manifest, frame, stored)?);
     }
     Ok(())
 }
 
 /// Reads parts of a pack.
 fn get(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     pack: u32,
     ranges: &[Range<u64>],
     count: &mut Fetched,
 ) -> Result<Vec<Bytes>> {
     let name = object_name(pack_of(manifest, pack)?);
-    let parts = store.get_ranges(&name, ranges).map_err(|e| match e.kind() {
-        Kind::NotFound => Error::new(Kind::Corrupt, format!("{name} is missing in {}", store.name()))
+    let parts = vault.store().get_ranges(&name, ranges).map_err(|e| match e.kind() {
+        Kind::NotFound => Error::new(Kind::Corrupt, format!("{name} is missing in {}", vault.store().name()))
             .hint("run `cryostore check` to see which snapshots are touched; a snapshot that was deleted meanwhile cannot be read on"),
         _ => e,
     })?;
@@ -643,6 +670,7 @@ mod tests {
     use crate::codec::frame::{OpenFrame, SealedFrame, seal_patch, seal_xor};
     use crate::pack::Buffers;
     use crate::pack::writer::PackWriter;
+    use crate::store::Store;
 
     const PAGE: usize = 4096;
 
@@ -652,7 +680,7 @@ mod tests {
 
     /// Four plain pages; two that are the second and the third XORed with something; one that is the first of these two with a word changed, and one
     /// without a base.
-    fn stored(key: &IdKey) -> (Store, Manifest, [DeltaFrame; 2]) {
+    fn stored(key: &IdKey) -> (Vault, Manifest, [DeltaFrame; 2]) {
         let store = Store::new(Arc::new(InMemory::new()), "memory").unwrap();
         let ids = [1, 2, 0].map(|n| PackId::from_bytes([n; 16]));
         let mut open = OpenFrame::default();
@@ -661,7 +689,7 @@ mod tests {
         }
         let put = |pack: u32, frame: &SealedFrame| {
             let id = ids[pack as usize];
-            let mut pack_of_one = PackWriter::new(id, &Buffers::default()).unwrap();
+            let mut pack_of_one = PackWriter::new(id, &Buffers::default(), None).unwrap();
             let entry = pack_of_one.push(frame).unwrap();
             let sealed = pack_of_one.finish().unwrap();
             store.create(&object_name(id), sealed.bytes).unwrap();
@@ -676,14 +704,14 @@ mod tests {
                 len: u64::from(take) * PAGE as u64,
             })
         };
-        let plain = put(0, &open.seal().unwrap());
+        let plain = put(0, &open.seal(None).unwrap());
         let bases = [page(1), page(2)].concat();
         let xored: Vec<u8> = changed().iter().zip(&bases).map(|(a, b)| a ^ b).collect();
         let xor = put(1, &seal_xor(hashes(&changed()), &xored, PAGE as u32));
         let mut patch = PatchWriter::default();
         patch.push(&changed()[..PAGE], &again()[..PAGE]);
         patch.push(&[0; PAGE], &again()[PAGE..]);
-        let patch = seal_patch(hashes(&again()), &patch.finish(), PAGE).unwrap();
+        let patch = seal_patch(hashes(&again()), &patch.finish(), PAGE, None).unwrap();
         let delta = |frame, bases: &[(Slice, u8)]| DeltaFrame {
             frame,
             page_size: PAGE as u32,
@@ -705,7 +733,7 @@ mod tests {
             packs: ids.to_vec(),
             ..Manifest::default()
         };
-        (store, manifest, deltas)
+        (Vault::plain(store), manifest, deltas)
     }
 
     fn changed() -> Vec<u8> {
@@ -783,13 +811,13 @@ mod tests {
         let key = IdKey::from_bytes([7; 32]);
         let store = Store::new(Arc::new(InMemory::new()), "memory").unwrap();
         let id = PackId::from_bytes([1; 16]);
-        let mut pack = PackWriter::new(id, &Buffers::default()).unwrap();
+        let mut pack = PackWriter::new(id, &Buffers::default(), None).unwrap();
         let frames: Vec<FrameRef> = (0..3)
             .map(|seed| {
                 let mut patch = PatchWriter::default();
                 patch.push(&[0; PAGE], &page(seed));
                 let hashes = vec![key.chunk_hash(&page(seed))];
-                let frame = seal_patch(hashes, &patch.finish(), PAGE).unwrap();
+                let frame = seal_patch(hashes, &patch.finish(), PAGE, None).unwrap();
                 let entry = pack.push(&frame).unwrap();
                 FrameRef::of(0, &entry)
             })
@@ -821,14 +849,16 @@ mod tests {
             reading.add(&manifest, slice, 0, n * PAGE, PAGE);
         }
         let mut out = vec![0; 3 * PAGE];
-        reading.decode(&store, &manifest, &mut out).unwrap();
+        reading
+            .decode(&Vault::plain(store), &manifest, &mut out)
+            .unwrap();
         assert!(out == [page(0), page(1), page(2)].concat());
     }
 
     #[test]
     fn a_delta_without_its_table_is_no_page() {
         let key = IdKey::from_bytes([7; 32]);
-        let (store, manifest, deltas) = stored(&key);
+        let (vault, manifest, deltas) = stored(&key);
         for delta in deltas {
             let mut reading = Reading::default();
             let slice = FrameSlice {
@@ -839,7 +869,7 @@ mod tests {
             };
             reading.add(&manifest, slice, 0, 0, PAGE);
             let mut out = vec![0; PAGE];
-            let e = reading.decode(&store, &manifest, &mut out).unwrap_err();
+            let e = reading.decode(&vault, &manifest, &mut out).unwrap_err();
             assert!(e.to_string().contains("no bases"), "{e}");
         }
     }

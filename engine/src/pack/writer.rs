@@ -2,7 +2,10 @@
 //!
 //! Always: in memory until it is whole. Never: reopened.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use cryostore_format::encryption::{Seals, seal_tail, sealed_pack_header, stamp_frame};
 use cryostore_format::pack::{Directory, FrameEntry, FrameKind, encode_pack_header};
 use cryostore_format::{ChunkHash, ChunkId, PackId};
 
@@ -16,6 +19,7 @@ use crate::limits;
 pub struct PackWriter {
     id: PackId,
     bytes: Buffer,
+    seals: Option<Arc<Seals>>,
     directory: Directory,
     /// Of chunks that the directory has no ids of.
     other_ids: Vec<ChunkId>,
@@ -28,20 +32,25 @@ pub struct SealedPack {
     pub id: PackId,
     /// The whole object.
     pub bytes: Bytes,
-    /// The object's last bytes: frame table, ids, trailer.
-    pub tail: Bytes,
+    /// What is at its end, in clear: frame table, ids, trailer.
+    pub tail: Vec<u8>,
     /// Ids of its chunks, by number.
     pub ids: Vec<ChunkId>,
 }
 
 impl PackWriter {
     /// An empty pack with this name.
-    pub fn new(id: PackId, buffers: &Buffers) -> Result<Self> {
+    pub fn new(id: PackId, buffers: &Buffers, seals: Option<&Arc<Seals>>) -> Result<Self> {
         let mut bytes = buffers.get();
-        bytes.push(&encode_pack_header(id))?;
+        let header = match seals {
+            Some(_) => sealed_pack_header(id),
+            None => encode_pack_header(id),
+        };
+        bytes.push(&header)?;
         Ok(Self {
             id,
             bytes,
+            seals: seals.cloned(),
             directory: Directory::default(),
             other_ids: Vec::new(),
         })
@@ -63,15 +72,25 @@ impl PackWriter {
             self.other_ids.extend_from_slice(&ids);
             &[]
         };
-        self.directory
-            .push(&frame.header, listed)
-            .map_err(internal)?;
-        self.bytes.push(&frame.bytes)?;
-        self.directory
-            .frames
-            .last()
-            .copied()
-            .ok_or_else(|| Error::new(Kind::Internal, "a pack lost its frame"))
+        let taken = match self.seals {
+            Some(_) => self.directory.push_sealed(&frame.header, listed),
+            None => self.directory.push(&frame.header, listed),
+        };
+        taken.map_err(internal)?;
+        let lost = || Error::new(Kind::Internal, "a pack lost its frame");
+        let entry = *self.directory.frames.last().ok_or_else(lost)?;
+        match &self.seals {
+            None => self.bytes.push(&frame.bytes)?,
+            Some(seals) => {
+                let (seal, sealed) = frame.bytes.split_first_chunk().ok_or_else(lost)?;
+                let mut seal = *seal;
+                stamp_frame(seals, self.id, entry.offset, entry.first_chunk, &mut seal)
+                    .map_err(internal)?;
+                self.bytes.push(&seal)?;
+                self.bytes.push(sealed)?;
+            }
+        }
+        Ok(entry)
     }
 
     /// True when it is as large as packs are to be.
@@ -88,13 +107,18 @@ impl PackWriter {
             .directory
             .encode(self.id)
             .map_err(|e| Error::new(Kind::Internal, "ending a pack").because(e))?;
-        let frames_end = self.bytes.len();
-        self.bytes.push(&tail)?;
-        let bytes = self.bytes.freeze();
+        match &self.seals {
+            None => self.bytes.push(&tail)?,
+            Some(seals) => {
+                let sealed = seal_tail(seals, self.id, self.bytes.len() as u64, &tail)
+                    .map_err(|e| Error::new(Kind::Internal, "sealing a pack").because(e))?;
+                self.bytes.push(&sealed)?;
+            }
+        }
         Ok(SealedPack {
             id: self.id,
-            tail: bytes.slice(frames_end..),
-            bytes,
+            tail,
+            bytes: self.bytes.freeze(),
             // A pack has frames with ids, or frames without.
             ids: if self.other_ids.is_empty() {
                 self.directory.ids

@@ -22,7 +22,7 @@ impl Repository {
         let listed = self.store().list(PREFIX)?.into_iter();
         let names = listed.map(|object| object.name);
         let read = |name: String| {
-            let bytes = self.store().get(&name, format_limits::RECORD_MAX);
+            let bytes = self.read_object(&name, format_limits::RECORD_MAX);
             let record = bytes.and_then(|bytes| {
                 CollectionRecord::decode(&bytes).map_err(|e| Error::stored(&name, e))
             });
@@ -51,7 +51,9 @@ impl Repository {
         let bytes = record
             .encode()
             .map_err(|e| Error::new(Kind::Internal, "a collection record").because(e))?;
-        self.store().create(&collection_name(id), bytes)?;
+        let name = collection_name(id);
+        self.store()
+            .create(&name, self.seal_object(&name, bytes)?)?;
         Ok(id)
     }
 }

@@ -22,6 +22,17 @@ impl Repository {
             lineage: record.lineage,
             snapshot: record.id,
         };
+        let len = self.put_commit(place, session, record)?;
+        self.mark(place);
+        Ok(len)
+    }
+
+    fn put_commit(
+        &self,
+        place: Place,
+        session: &Session<'_>,
+        record: &SnapshotRecord,
+    ) -> Result<u64> {
         if session.place() != Some(place) || record.session != session.id() {
             return Err(Error::new(
                 Kind::Internal,
@@ -32,9 +43,11 @@ impl Repository {
             Error::new(Kind::Invalid, format!("the snapshot record: {e}"))
                 .hint("use fewer or shorter labels and attachments")
         })?;
+        let name = place_name(place);
+        let bytes = self.seal_object(&name, bytes)?;
         let len = bytes.len() as u64;
         session.set_unsettled(true);
-        let Err(failed) = self.store().create(&place_name(place), bytes) else {
+        let Err(failed) = self.store().create(&name, bytes) else {
             session.set_unsettled(false);
             return Ok(len);
         };
@@ -116,9 +129,10 @@ impl Repository {
             created: timestamp(self.env()),
             reason: reason.to_owned(),
         };
-        tombstone
+        let bytes = tombstone
             .encode()
-            .map_err(|e| Error::new(Kind::Internal, "a tombstone").because(e))
+            .map_err(|e| Error::new(Kind::Internal, "a tombstone").because(e))?;
+        self.seal_object(&place_name(place), bytes)
     }
 
     /// Why a place was taken by a tombstone, if it was.
@@ -142,7 +156,7 @@ impl Repository {
     /// What is at a place, if anything is.
     pub(super) fn entry(&self, place: Place) -> Result<Option<Entry>> {
         let name = place_name(place);
-        match self.store().get(&name, format_limits::RECORD_MAX) {
+        match self.read_object(&name, format_limits::RECORD_MAX) {
             Ok(bytes) => Entry::decode(&bytes)
                 .map(Some)
                 .map_err(|e| Error::stored(name, e)),

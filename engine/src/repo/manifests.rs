@@ -96,14 +96,14 @@ impl Repository {
         snapshot: &SnapshotRecord,
     ) -> Result<(ManifestName, Manifest)> {
         let (name, mut manifest) = self.first_manifest(snapshot)?;
-        read_tables(&self.store, &mut manifest, self.key())?;
+        read_tables(self.vault(), &mut manifest, self.key())?;
         Ok((name, manifest))
     }
 
     /// Name and length of the object that holds a snapshot's manifest.
     pub fn manifest_object(&self, snapshot: &SnapshotRecord) -> Result<(String, u64)> {
         let first = manifest_name(snapshot.manifest.id);
-        if let Some(len) = self.store.len(&first)? {
+        if let Some(len) = self.store().len(&first)? {
             return Ok((first, len));
         }
         let rewritten = self.rewritten(snapshot.manifest.id)?;
@@ -120,7 +120,7 @@ impl Repository {
 
     /// Those that took a manifest's place, and their lengths, in the order of their names.
     fn rewritten(&self, first: ManifestId) -> Result<Vec<(ManifestName, u64)>> {
-        let listed = self.store.list(&format!("{REWRITTEN}/{first}"))?;
+        let listed = self.store().list(&format!("{REWRITTEN}/{first}"))?;
         let named =
             |object: crate::store::Listed| Some((ManifestName::of(&object.name)?, object.len));
         let mut found: Vec<_> = listed.into_iter().filter_map(named).collect();
@@ -143,14 +143,14 @@ impl Repository {
         let found = match there[..] {
             [one] => Some((one, self.manifest_at(snapshot, one)?)),
             _ => self.last_whole(snapshot, &there, |pack| {
-                Ok(self.store.len(&object_name(pack))?.is_some())
+                Ok(self.store().len(&object_name(pack))?.is_some())
             })?,
         };
         found.ok_or_else(|| {
             let text = format!(
                 "{} is missing in {}",
                 first.object_name(),
-                self.store.name()
+                self.store().name()
             );
             unreadable(snapshot, Error::new(Kind::Corrupt, text))
         })
@@ -163,9 +163,7 @@ impl Repository {
         at: ManifestName,
     ) -> Result<Manifest> {
         let name = at.object_name();
-        let bytes = self
-            .store
-            .get(&name, format_limits::MANIFEST_PLAIN_MAX + 4096)?;
+        let bytes = self.read_object(&name, format_limits::MANIFEST_PLAIN_MAX + 4096)?;
         let other = || {
             let detail = format!("{name} is not what the snapshot record names");
             unreadable(snapshot, Error::new(Kind::Corrupt, detail))
@@ -201,7 +199,8 @@ impl Repository {
             rewrite: Some((number, id)),
             ..old
         };
-        self.store.create(&name.object_name(), bytes)
+        let name = name.object_name();
+        self.store().create(&name, self.seal_object(&name, bytes)?)
     }
 
     /// Of the manifests called `there`, in the order of their names, the last one that is whole; the others are not needed.
@@ -243,7 +242,7 @@ impl Repository {
     ) -> Result<Option<ManifestName>> {
         let first = ManifestName::first(snapshot.manifest.id);
         let mut there = Vec::new();
-        if self.store.len(&first.object_name())?.is_some() {
+        if self.store().len(&first.object_name())?.is_some() {
             there.push(first);
         }
         there.extend(
@@ -258,13 +257,14 @@ impl Repository {
         for (name, record) in self.collections()? {
             condemned.extend(record.map_err(|e| e.at(name))?.condemned);
         }
-        let stays =
-            |pack| Ok(!condemned.contains(&pack) && self.store.len(&object_name(pack))?.is_some());
+        let stays = |pack| {
+            Ok(!condemned.contains(&pack) && self.store().len(&object_name(pack))?.is_some())
+        };
         let Some((needed, _)) = self.last_whole(snapshot, &there, stays)? else {
             return Ok(None);
         };
         for name in there.iter().take_while(|name| **name != needed) {
-            self.store.delete(&name.object_name())?;
+            self.store().delete(&name.object_name())?;
         }
         Ok(Some(needed))
     }

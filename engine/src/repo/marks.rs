@@ -76,6 +76,7 @@ impl Repository {
         records.sort_by_key(|record| depth(record, &list));
         for record in records.iter().rev() {
             self.mark_deleted(Place::of(record), reason)?;
+            self.unmark(Place::of(record));
         }
         // Of a damaged record only the place is known; without this it would keep everything from being collected.
         for place in list.damaged.iter().filter_map(|(name, _)| place_of(name)) {
@@ -105,13 +106,13 @@ impl Repository {
         let bytes = mark.encode(kind).map_err(|e| {
             Error::new(Kind::Invalid, format!("the mark: {e}")).hint("use fewer words")
         })?;
-        self.store().replace(name, bytes)
+        self.store().replace(name, self.seal_object(name, bytes)?)
     }
 
     /// The deletion mark at a place, if it is there and can be read.
     pub(crate) fn deletion(&self, place: Place) -> Result<Mark> {
         let name = deletion_name(place);
-        let bytes = self.store().get(&name, format_limits::RECORD_MAX)?;
+        let bytes = self.read_object(&name, format_limits::RECORD_MAX)?;
         Mark::decode(MarkKind::Deletion, &bytes).map_err(|e| Error::stored(name, e))
     }
 

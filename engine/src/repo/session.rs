@@ -147,7 +147,8 @@ impl<'r> Session<'r> {
             renewals: 0,
             owner: repo.env().owner(),
         };
-        let bytes = encode(&record)?;
+        let name = object_name(id);
+        let bytes = repo.seal_object(&name, encode(&record)?)?;
         // From here on the record is removed when this goes, also when the put fails: it may have been done all the same.
         let session = Self {
             repo,
@@ -159,7 +160,7 @@ impl<'r> Session<'r> {
             unsettled: AtomicBool::new(false),
             lock: repo.lock_session(id),
         };
-        repo.store().create(&object_name(id), bytes)?;
+        repo.store().create(&name, bytes)?;
         Ok(session)
     }
 
@@ -199,9 +200,9 @@ impl<'r> Session<'r> {
     fn replace_record(&self, change: impl FnOnce(&mut SessionRecord)) -> Result<()> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut record);
-        self.repo
-            .store()
-            .replace(&object_name(self.id), encode(&record)?)
+        let name = object_name(self.id);
+        let bytes = self.repo.seal_object(&name, encode(&record)?)?;
+        self.repo.store().replace(&name, bytes)
     }
 
     /// While this is set, it is not known what is at its place: its record stays.
@@ -307,7 +308,7 @@ impl Repository {
             {
                 continue;
             }
-            let bytes = match self.store().get(&object.name, format_limits::RECORD_MAX) {
+            let bytes = match self.read_object(&object.name, format_limits::RECORD_MAX) {
                 Ok(bytes) => bytes,
                 // Ended since it was listed.
                 Err(e) if e.kind() == Kind::NotFound => continue,

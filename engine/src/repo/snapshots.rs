@@ -101,6 +101,8 @@ pub struct SnapshotList {
     pub damaged: Vec<(String, Error)>,
     /// Places where no snapshot can ever be, and why.
     pub tombstones: Vec<(Place, Tombstone)>,
+    /// Snapshots that this node stored, as the newest of their containers, and that are not there any more, not even as tombstones.
+    pub vanished: Vec<Place>,
 }
 
 impl SnapshotList {
@@ -143,6 +145,33 @@ impl SnapshotList {
                 .hint("say more of it"))
             }
         }
+    }
+
+    fn forget_those_found(&mut self, deleted: &HashSet<Place>) {
+        let Self {
+            snapshots,
+            damaged,
+            tombstones,
+            vanished,
+            ..
+        } = self;
+        vanished.retain(|marked| {
+            let gone = tombstones.iter().any(|(place, _)| place == marked);
+            let there = snapshots.iter().any(|record| record.id == marked.snapshot);
+            let damaged = damaged
+                .iter()
+                .any(|(name, _)| place_of(name) == Some(*marked));
+            !(gone || there || damaged || deleted.contains(marked))
+        });
+    }
+
+    /// What a person is told of a snapshot that vanished.
+    #[must_use]
+    pub fn about_vanished(place: &Place) -> String {
+        format!(
+            "snapshot {}, the newest of its container that this node stored, is not there any more: it was deleted and collected, or the store was put back to an earlier state",
+            place.snapshot
+        )
     }
 
     /// Newest first.
@@ -193,20 +222,33 @@ impl SnapshotList {
 impl Repository {
     /// Reads the records of all snapshots that are there.
     pub fn snapshots(&self) -> Result<SnapshotList> {
-        self.read_snapshots(PREFIX, false)
+        let (mut list, deleted) = self.read_snapshots(PREFIX, false)?;
+        list.vanished = self.all_marked();
+        list.forget_those_found(&deleted);
+        Ok(list)
     }
 
     /// Reads the snapshot records of one container.
     pub fn snapshots_of(&self, lineage: Lineage) -> Result<SnapshotList> {
-        self.read_snapshots(&format!("{PREFIX}/{lineage}"), false)
+        let (mut list, deleted) = self.read_snapshots(&format!("{PREFIX}/{lineage}"), false)?;
+        let marked = self.marked(lineage);
+        list.vanished
+            .extend(marked.map(|snapshot| Place { lineage, snapshot }));
+        list.forget_those_found(&deleted);
+        Ok(list)
     }
 
     /// The same as [`Self::snapshots`], and the deleted ones that no collection has freed.
     pub fn snapshots_and_deleted(&self) -> Result<SnapshotList> {
-        self.read_snapshots(PREFIX, true)
+        self.read_snapshots(PREFIX, true).map(|(list, _)| list)
     }
 
-    fn read_snapshots(&self, prefix: &str, deleted_too: bool) -> Result<SnapshotList> {
+    /// With the places that have a deletion mark.
+    fn read_snapshots(
+        &self,
+        prefix: &str,
+        deleted_too: bool,
+    ) -> Result<(SnapshotList, HashSet<Place>)> {
         let mut out = SnapshotList::default();
         let objects = self.store().list(prefix)?;
         let deleted: HashSet<Place> = objects
@@ -240,13 +282,13 @@ impl Repository {
             }
         }
         out.sort();
-        Ok(out)
+        Ok((out, deleted))
     }
 
     /// What is at a place. A record is believed only if it says the same place as its name.
     pub(crate) fn checked_entry(&self, place: Place) -> Result<Entry> {
         let name = place_name(place);
-        let bytes = self.store().get(&name, format_limits::RECORD_MAX)?;
+        let bytes = self.read_object(&name, format_limits::RECORD_MAX)?;
         let entry = Entry::decode(&bytes).map_err(|e| Error::stored(&name, e))?;
         match &entry {
             Entry::Snapshot(record) if Place::of(record) != place => Err(Error::new(

@@ -14,18 +14,18 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::pack::KeptFrames;
 use crate::pack::reading::{Fetched, Reading};
-use crate::store::Store;
+use crate::store::Vault;
 
 /// Fetches the frames of some parts.
 pub(super) fn fetch(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     parts: &[Part],
     kept: Option<&Arc<KeptFrames>>,
     count: &mut Fetched,
 ) -> Result<Reading> {
     let mut reading = reading_of(manifest, parts, kept);
-    reading.fetch(store, manifest, count)?;
+    reading.fetch(vault, manifest, count)?;
     Ok(reading)
 }
 
@@ -57,7 +57,7 @@ impl Derived {
     /// All bytes of a derived stream.
     pub(super) fn get(
         &mut self,
-        store: &Store,
+        vault: &Vault,
         manifest: &Manifest,
         stream: StreamIndex,
         count: &mut Fetched,
@@ -91,8 +91,8 @@ impl Derived {
                 limits::DERIVED_LEN
             )));
         }
-        let plain = read_stream(store, manifest, plain, limits::DERIVED_LEN, count)?;
-        let corrections = read_stream(store, manifest, corrections, limits::DERIVED_LEN, count)?;
+        let plain = read_stream(vault, manifest, plain, limits::DERIVED_LEN, count)?;
+        let corrections = read_stream(vault, manifest, corrections, limits::DERIVED_LEN, count)?;
         let most = usize::try_from(found.len).unwrap_or(usize::MAX);
         let bytes =
             gzip::rebuild(&plain, &corrections, most).map_err(|e| damaged(format!("gzip: {e}")))?;
@@ -109,7 +109,7 @@ impl Derived {
 
 /// All bytes of a stream that is in chunks, at most `limit`.
 pub(super) fn read_stream(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     stream: StreamIndex,
     limit: u64,
@@ -129,11 +129,11 @@ pub(super) fn read_stream(
     let mut plan = Plan::stream(manifest, stream)?;
     let mut out = Vec::new();
     while let Some(window) = plan.next_window()? {
-        let reading = fetch(store, manifest, &window.parts, None, count)?;
+        let reading = fetch(vault, manifest, &window.parts, None, count)?;
         let at = out.len();
         out.resize(at + window.len, 0);
         let more = decode(
-            store,
+            vault,
             manifest,
             &window.parts,
             reading,
@@ -152,7 +152,7 @@ pub(super) fn read_stream(
 
 /// Decodes parts into exactly `out`; every byte of it is written. What had to be fetched besides comes back counted.
 pub(super) fn decode(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     parts: &[Part],
     reading: Reading,
@@ -179,12 +179,12 @@ pub(super) fn decode(
             }
         }
     }
-    reading.decode(store, manifest, out)
+    reading.decode(vault, manifest, out)
 }
 
 /// Decodes a window. What an earlier window left in `buffer` is written over: clearing it would cost as much as a copy.
 pub(super) fn decode_window(
-    store: &Store,
+    vault: &Vault,
     manifest: &Manifest,
     window: &Window,
     reading: Reading,
@@ -195,10 +195,10 @@ pub(super) fn decode_window(
     let rebuild = |stream| {
         let mut derived = derived.lock().unwrap_or_else(PoisonError::into_inner);
         let (derived, count) = &mut *derived;
-        derived.get(store, manifest, stream, count)
+        derived.get(vault, manifest, stream, count)
     };
     let parts = &window.parts;
-    let more = decode(store, manifest, parts, reading, rebuild, &mut buffer)?;
+    let more = decode(vault, manifest, parts, reading, rebuild, &mut buffer)?;
     // The lock may be held while gzip data is rebuilt: most windows need nothing more, and pass by.
     if more.requests > 0 {
         let mut derived = derived.lock().unwrap_or_else(PoisonError::into_inner);

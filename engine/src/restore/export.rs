@@ -100,7 +100,7 @@ pub(super) fn named_manifest(
         let known = Wanted::all_of(&manifest);
         Ahead::within(repo.memory().held_ahead()).perhaps(known)
     });
-    read_tables_ahead(repo.store(), &mut manifest, repo.key(), ahead.as_ref())?;
+    read_tables_ahead(repo.vault(), &mut manifest, repo.key(), ahead.as_ref())?;
     Ok((name, manifest, ahead))
 }
 
@@ -194,7 +194,7 @@ pub(super) fn run(
     monitor: &dyn Monitor,
     write: impl FnMut(&Window, Option<&[u8]>) -> std::io::Result<()> + Send,
 ) -> Result<ExportStats> {
-    let store = repo.store();
+    let vault = repo.vault();
     let total = manifest.layout.len;
     if manifest.layout.digest.is_none() {
         check_streams(repo, manifest)?;
@@ -215,7 +215,7 @@ pub(super) fn run(
                 let Some(window) = plan.next_window()? else {
                     return Ok(None);
                 };
-                let reading = fetch(store, manifest, &window.parts, Some(&kept), &mut count)?;
+                let reading = fetch(vault, manifest, &window.parts, Some(&kept), &mut count)?;
                 Ok(Some((window, reading)))
             };
             while let Some(step) = next().transpose() {
@@ -242,7 +242,7 @@ pub(super) fn run(
                     let buffer = reuse.try_recv().unwrap_or_default();
                     tasks.spawn(move |_| {
                         let bytes =
-                            decode_window(store, manifest, &window, reading, derived, buffer);
+                            decode_window(vault, manifest, &window, reading, derived, buffer);
                         let _ = result.send(bytes.map(Some));
                     });
                 }
@@ -333,7 +333,7 @@ fn check_streams(repo: &Repository, manifest: &Manifest) -> Result<()> {
         let name = String::from_utf8_lossy(&stream.name);
         let digest = match stream.body {
             Body::Derived { .. } => {
-                Digest::of(&derived.get(repo.store(), manifest, n, &mut count)?)
+                Digest::of(&derived.get(repo.vault(), manifest, n, &mut count)?)
             }
             Body::Recipe(_) => stream_digest(repo, manifest, n, &mut count)?,
         };
@@ -371,7 +371,7 @@ fn stream_digest(
             hasher.update(&zeros_mark(std::mem::take(&mut zeros)));
         }
         if last.as_ref().is_none_or(|(frame, _)| *frame != slice.frame) {
-            let hashes = frame_hashes(repo.store(), manifest, slice.frame, repo.key(), count)?;
+            let hashes = frame_hashes(repo.vault(), manifest, slice.frame, repo.key(), count)?;
             last = Some((slice.frame, hashes));
         }
         let hashes = last.as_ref().map_or(&[][..], |(_, hashes)| hashes);

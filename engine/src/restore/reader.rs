@@ -161,9 +161,9 @@ impl<'r> CheckpointReader<'r> {
         let (derived, count) = &mut *state;
         let bytes = match stream.body {
             Body::Derived { .. } => derived
-                .get(self.repo.store(), &self.manifest, n, count)?
+                .get(self.repo.vault(), &self.manifest, n, count)?
                 .to_vec(),
-            Body::Recipe(_) => read_stream(self.repo.store(), &self.manifest, n, limit, count)?,
+            Body::Recipe(_) => read_stream(self.repo.vault(), &self.manifest, n, limit, count)?,
         };
         Ok(Some(bytes))
     }
@@ -303,7 +303,7 @@ impl<'r> CheckpointReader<'r> {
     }
 
     fn read_parts(&self, parts: &[Part], out: &mut [u8]) -> Result<()> {
-        let store = self.repo.store();
+        let vault = self.repo.vault();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (derived, count) = &mut *state;
         let mut rest = out;
@@ -322,13 +322,13 @@ impl<'r> CheckpointReader<'r> {
             let (batch, after) = left.split_at(n);
             let bytes: u64 = batch.iter().map(|part| part.len).sum();
             let (target, next) = rest.split_at_mut(usize::try_from(bytes).unwrap_or(usize::MAX));
-            let reading = fetch(store, &self.manifest, batch, Some(&self.kept), count)?;
+            let reading = fetch(vault, &self.manifest, batch, Some(&self.kept), count)?;
             let more = decode(
-                store,
+                vault,
                 &self.manifest,
                 batch,
                 reading,
-                |stream| derived.get(store, &self.manifest, stream, count),
+                |stream| derived.get(vault, &self.manifest, stream, count),
                 target,
             )?;
             *count = count.and(more);

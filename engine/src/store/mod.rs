@@ -15,6 +15,7 @@ mod network;
 mod options;
 mod place;
 mod probe;
+mod vault;
 
 use std::fmt;
 use std::ops::Range;
@@ -37,6 +38,8 @@ pub use self::place::Scheme;
 pub use self::probe::Probe;
 use crate::bridge::{Bridge, Tasks};
 use crate::error::{Error, Kind, Result};
+
+pub use vault::{FramePlace, Vault};
 
 /// An object of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]

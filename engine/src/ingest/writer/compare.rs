@@ -38,8 +38,8 @@ impl<'r> Writer<'r> {
             if self.delta_ids.len() >= self.repo.memory().delta_ids() {
                 self.delta_ids.clear();
             }
-            let (store, mut count) = (self.repo.store(), Fetched::default());
-            let hashes = frame_hashes(store, manifest, chunk.frame, self.repo.key(), &mut count);
+            let (vault, mut count) = (self.repo.vault(), Fetched::default());
+            let hashes = frame_hashes(vault, manifest, chunk.frame, self.repo.key(), &mut count);
             let hashes = hashes.unwrap_or_else(|e| {
                 self.monitor
                     .warning(&format!("pages are not compared with the base: {e}"));

@@ -143,7 +143,7 @@ impl<'r> Writer<'r> {
         let (repo, monitor, opening) = (self.repo, self.monitor, self.opening.take());
         self.index.get_or_insert_with(|| {
             let opening = opening.unwrap_or_else(|| {
-                Index::start_opening(repo.index_dir(), repo.store().clone(), repo.memory())
+                Index::start_opening(repo.index_dir(), repo.vault().clone(), repo.memory())
             });
             opening.wait(monitor)
         })

@@ -190,10 +190,10 @@ impl<'r> Writer<'r> {
             base_pieces: None,
             base_deltas: None,
             base_packs: vec![None; base.map_or(0, |base| base.manifest.packs.len())],
-            directories: Directories::new(repo.store().clone(), repo.cache()),
+            directories: Directories::new(repo.vault().clone(), repo.cache()),
             index: None,
             opening: base.is_none().then(|| {
-                Index::start_opening(repo.index_dir(), repo.store().clone(), repo.memory())
+                Index::start_opening(repo.index_dir(), repo.vault().clone(), repo.memory())
             }),
             index_was_empty: None,
             sink: FrameSink::new(repo, Arc::clone(&terms), sink_base),

@@ -125,7 +125,11 @@ impl<'r> Writer<'r> {
         });
         let packs = packs.collect();
         let table = DeltaTable { packs, frames }.encode();
-        let sealed = seal_table(self.repo.key(), &table)?;
+        let sealed = seal_table(
+            self.repo.key(),
+            &table,
+            self.repo.vault().seals().map(|seals| &**seals),
+        )?;
         let placed = self.sink.add(&sealed, &self.directories)?;
         let pack = self.packs.number(placed.pack, || {});
         let frame = FrameRef::of(pack, &placed.entry);

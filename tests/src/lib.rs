@@ -23,8 +23,8 @@ use cryostore_engine::format::encryption::Secret;
 use cryostore_engine::format::repository::Defaults;
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::{
-    Error, ImportOptions, InitOptions, Imported, KeyFile, Monitor, NewKey, Output, Repository, Silent, Source,
-    Store, SystemEnv, Unlock, export, import,
+    Error, ImportOptions, Imported, InitOptions, KeyFile, Monitor, NewKey, Output, Repository,
+    Silent, Source, Store, SystemEnv, Unlock, export, import,
 };
 
 /// A repository in a temporary directory, with a cache beside it.

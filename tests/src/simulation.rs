@@ -1,10 +1,11 @@
 //! A store whose calls are granted one at a time, by a scheduler with a seed, which also injects faults: calls that fail, replies that get lost, puts that are applied late, processes that die.
 //!
 //! Each actor is a thread of its own with the real engine. Whenever every actor waits for a call (or has ended), the scheduler picks one of them and what becomes of its call. The same seed gives the same run,
-//! as long as an actor makes one call at a time, which it does with archives as small as those of the simulation.
+//! as long as an actor makes one call at a time, which it does with archives as small as those of the simulation (but for an actor that computes for long on a busy machine: it is not waited for).
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -60,6 +61,9 @@ enum Fate {
     Late,
 }
 
+/// An actor that does not ask for so long is not waited for.
+const BUSY: Duration = Duration::from_millis(20);
+
 /// How often things go wrong, of a thousand calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Faults {
@@ -77,7 +81,17 @@ struct Request {
     actor: usize,
     what: String,
     changes: bool,
-    grant: oneshot::Sender<Fate>,
+    grant: oneshot::Sender<(Fate, Working)>,
+}
+
+/// A call that was granted. Dropped, it is over, also if nobody waits for it any more.
+struct Working(Arc<Scheduler>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.lock().at_work -= 1;
+        self.0.changed.notify_all();
+    }
 }
 
 /// A put that is still on its way.
@@ -167,7 +181,7 @@ impl Scheduler {
     }
 
     /// Grants calls until all actors have ended.
-    pub fn run(&self, chance: &mut Chance, faults: Faults) {
+    pub fn run(self: &Arc<Self>, chance: &mut Chance, faults: Faults) {
         loop {
             let mut state = self.lock();
             loop {
@@ -178,10 +192,15 @@ impl Scheduler {
                 if !busy && state.at_work == 0 {
                     break;
                 }
-                state = self
+                let (waited, slept) = self
                     .changed
-                    .wait(state)
+                    .wait_timeout(state, BUSY)
                     .unwrap_or_else(PoisonError::into_inner);
+                state = waited;
+                // An actor that computes can wait for another's call: both use the same threads for that.
+                if slept.timed_out() && state.at_work == 0 && !state.waiting.is_empty() {
+                    break;
+                }
             }
             if state.waiting.is_empty() {
                 return;
@@ -219,9 +238,9 @@ impl Scheduler {
                 .log
                 .push(format!("{} {} {fate:?}", request.actor, request.what));
             state.at_work += 1;
-            if request.grant.send(fate).is_err() {
-                state.at_work -= 1;
-            }
+            drop(state);
+            // If nobody waits for it any more, it is over at once.
+            let _ = request.grant.send((fate, Working(Arc::clone(self))));
         }
     }
 
@@ -243,11 +262,11 @@ impl Scheduler {
         let _ = futures::executor::block_on(put);
     }
 
-    async fn ask(&self, actor: usize, what: String, changes: bool) -> Fate {
+    async fn ask(&self, actor: usize, what: String, changes: bool) -> (Fate, Option<Working>) {
         let granted = {
             let mut state = self.lock();
             if state.quiet {
-                return Fate::Done;
+                return (Fate::Done, None);
             }
             let (grant, granted) = oneshot::channel();
             state.waiting.push(Request {
@@ -259,15 +278,10 @@ impl Scheduler {
             granted
         };
         self.changed.notify_all();
-        granted.await.unwrap_or(Fate::Fails)
-    }
-
-    fn done(&self) {
-        {
-            let mut state = self.lock();
-            state.at_work = state.at_work.saturating_sub(1);
+        match granted.await {
+            Ok((fate, working)) => (fate, Some(working)),
+            Err(_) => (Fate::Fails, None),
         }
-        self.changed.notify_all();
     }
 }
 
@@ -300,8 +314,8 @@ impl Guarded {
         call: impl Future<Output = Result<T>>,
         late: impl FnOnce() -> Option<Late>,
     ) -> Result<T> {
-        let fate = self.scheduler.ask(self.actor, what, changes).await;
-        let result = match fate {
+        let (fate, _working) = self.scheduler.ask(self.actor, what, changes).await;
+        match fate {
             Fate::Done => call.await,
             Fate::ReplyLost => call.await.and(Err(injected())),
             Fate::Fails => Err(injected()),
@@ -311,9 +325,7 @@ impl Guarded {
                 }
                 Err(injected())
             }
-        };
-        self.scheduler.done();
-        result
+        }
     }
 }
 

@@ -6,7 +6,6 @@
 use std::collections::{HashMap, HashSet};
 
 use cryostore_format::collection::CollectionRecord;
-use cryostore_format::manifest::Manifest;
 use cryostore_format::repository::OBJECT_NAME;
 use cryostore_format::session::Place;
 use cryostore_format::snapshot::{Entry, SnapshotRecord};
@@ -36,6 +35,8 @@ pub(super) struct Seen {
     pub(super) manifests: HashMap<ManifestName, u64>,
     /// Those of them that took another one's place, by what the record names, in the order of their names.
     pub(super) rewritten: HashMap<ManifestId, Vec<ManifestName>>,
+    /// The same, of those that came after the first list.
+    pub(super) since: HashMap<ManifestId, Vec<ManifestName>>,
     /// Records of earlier collections, and their bytes.
     pub(super) records: Vec<(CollectionRecord, u64)>,
     /// Those that are older than any put that is still on its way.
@@ -248,6 +249,15 @@ fn mark(
         }
         at += 1;
     }
+    // Manifests that came since the list of C1: what they refer to is needed too.
+    for object in repo.store().list(REWRITTEN)? {
+        let Some(name) = ManifestName::of(&object.name) else {
+            continue;
+        };
+        if !seen.manifests.contains_key(&name) {
+            seen.since.entry(name.first).or_default().push(name);
+        }
+    }
     for record in rest.values() {
         let over = over(repo, record, known, seen);
         seen.over.insert(Place::of(record), over);
@@ -322,7 +332,8 @@ fn entry(
             Ok(None)
         }
         Err(e) if e.kind() == Kind::NotFound => Ok(None),
-        Err(_) if deleted.is_some() => {
+        // Nobody can bring back what cannot be read; but what does not answer right now is no damage, and what was brought back is not deleted.
+        Err(e) if e.kind() == Kind::Corrupt && deleted.is_some() && repo.is_deleted(place) => {
             seen.recorded.insert(place);
             if !in_grace(repo, place, options)? {
                 seen.over.insert(place, Over::default());
@@ -412,6 +423,7 @@ fn mark_one(
     let there = seen.manifests_of(record);
     if let [name] = there[..]
         && !uses
+        && !seen.since.contains_key(&name.first)
         && let Some(packs) = known.packs.get(&name)
     {
         seen.needed_packs.extend(packs);
@@ -431,14 +443,15 @@ fn mark_one(
     seen.needed_packs.extend(&manifest.packs);
     seen.needed_manifests.insert(name);
     known.packs.insert(name, manifest.packs.clone());
-    // Those after it are not whole, or condemned in part: what they refer to stays while they are there and could become whole.
-    for later in there.iter().skip_while(|other| **other != name).skip(1) {
-        if let Ok(manifest) = repo.manifest_at(record, *later)
-            && is_whole(&manifest, seen)
-        {
+    // A manifest goes only for a later one that is settled. What those after it refer to stays while they are there: they may become whole.
+    let later = there.iter().skip_while(|other| **other != name).skip(1);
+    let since = seen.since.get(&name.first).into_iter().flatten();
+    let later: Vec<_> = later.chain(since).copied().collect();
+    for later in later {
+        if let Ok(manifest) = repo.manifest_at(record, later) {
             seen.needed_packs.extend(&manifest.packs);
-            seen.needed_manifests.insert(*later);
         }
+        seen.needed_manifests.insert(later);
     }
     if uses {
         match read_tables(repo.vault(), &mut manifest, repo.key()) {
@@ -447,11 +460,4 @@ fn mark_one(
         }
     }
     Ok(())
-}
-
-fn is_whole(manifest: &Manifest, seen: &Seen) -> bool {
-    manifest
-        .packs
-        .iter()
-        .all(|pack| seen.packs.contains_key(pack))
 }

@@ -166,5 +166,5 @@ impl Repository {
     }
 }
 
-const DONE: &str = "done";
+const DONE: &str = "undeleted";
 const GAVE_UP: &str = "the commit failed";

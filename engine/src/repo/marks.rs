@@ -139,6 +139,17 @@ impl Repository {
         if terms.gives_up(place) {
             return Err(too_late("a collection has given it up".to_owned()));
         }
+        if let Some(needed) = snapshot.requires
+            && !self
+                .snapshots()?
+                .snapshots
+                .iter()
+                .any(|record| record.id == needed)
+        {
+            let text = format!("snapshot {} needs {needed}, which is deleted", snapshot.id);
+            return Err(Error::new(Kind::Conflict, text)
+                .hint(format!("`cryostore undelete {needed}` first")));
+        }
         // Reads all of it that is not packs.
         let manifest = self.manifest(snapshot)?;
         for pack in &manifest.packs {

@@ -189,8 +189,8 @@ pub const WARNINGS: usize = 50;
 pub const RENEW_EVERY: Duration = Duration::from_secs(5 * 60);
 /// An hour without progress, by a collector's own clock: twelve renewals are missing, and no upload that is retried takes so long.
 pub const STANDS_STILL: Duration = Duration::from_secs(60 * 60);
-/// An hour: no store applies a put so long after it was sent; they give a request up after minutes. The record that condemned a pack stays as long, so that a pack whose put comes late, after it was removed,
-/// is still condemned.
+/// An hour: no store applies a put so long after it was sent; they give a request up after minutes. The record that condemned a pack stays so long after the pack was seen gone, so that a
+/// pack whose put comes late is still condemned.
 pub const LATE_PUTS: Duration = Duration::from_secs(60 * 60);
 /// A day: how long the tombstone of a snapshot that was freed stays at its place, so that a put of its commit that comes late finds the place taken. It costs nothing but its listing.
 pub const TOMBSTONE_STAYS: Duration = Duration::from_secs(24 * 60 * 60);

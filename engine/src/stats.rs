@@ -81,7 +81,7 @@ pub fn stats(repo: &Repository, monitor: &dyn Monitor) -> Result<Stats> {
         let sum = match object.name.split('/').next() {
             Some("packs") => &mut out.pack_bytes,
             Some("index") => &mut out.index_bytes,
-            Some("manifests") => &mut out.manifest_bytes,
+            Some("manifests" | "rewritten") => &mut out.manifest_bytes,
             _ => &mut out.other_bytes,
         };
         *sum += object.len;

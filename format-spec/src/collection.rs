@@ -22,6 +22,9 @@ pub struct CollectionRecord {
     /// Snapshots that were deleted and cannot be brought back any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub given_up: Vec<Place>,
+    /// Records of earlier collections of which nothing is there any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub done: Vec<CollectionId>,
     /// Packs that imports are not to refer to again.
     #[serde(default)]
     pub leave: Vec<PackId>,
@@ -49,6 +52,7 @@ impl CollectionRecord {
                 self.condemned.len(),
                 limits::CONDEMNED_MAX,
             ),
+            ("records that are done", self.done.len(), limits::DONE_MAX),
             (
                 "snapshots given up",
                 self.given_up.len(),
@@ -76,6 +80,7 @@ mod tests {
             created: "2026-11-21T12:00:00Z".to_owned(),
             condemned: vec![PackId::from_bytes([3; 16]); packs],
             given_up: Vec::new(),
+            done: vec![CollectionId::from_bytes([4; 16])],
             leave: vec![PackId::from_bytes([2; 16]); packs],
         }
     }

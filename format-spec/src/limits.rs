@@ -68,6 +68,9 @@ pub const CONDEMNED_MAX: usize = 16_384;
 /// Snapshots that one collection record gives up: 400 KiB of JSON.
 pub const GIVEN_UP_MAX: usize = 4096;
 
+/// Records that one collection record calls done: 140 KiB of JSON.
+pub const DONE_MAX: usize = 4096;
+
 /// Collections that a session can name: 140 KiB of JSON. A collection removes its record when all of it is gone, so that there are few.
 pub const COLLECTIONS_MAX: usize = 4096;
 

@@ -314,6 +314,12 @@ fn all() -> Vec<Vector> {
             values::collection_that_condemns().encode().unwrap(),
         ),
         vector(
+            "collection-done",
+            content(ObjectType::Collection),
+            "the record of a collection that found another one done",
+            values::collection_that_is_done().encode().unwrap(),
+        ),
+        vector(
             "session-named",
             content(ObjectType::Session),
             "the record of a session that undeletes and has read a collection",
@@ -604,6 +610,10 @@ fn collections_are_read() {
     assert_eq!(
         CollectionRecord::decode(&bytes("collection-condemned")),
         Ok(values::collection_that_condemns())
+    );
+    assert_eq!(
+        CollectionRecord::decode(&bytes("collection-done")),
+        Ok(values::collection_that_is_done())
     );
 }
 

@@ -602,6 +602,7 @@ fn records() -> Result<()> {
         created: snapshot.created.clone(),
         condemned: vec![PackId::from_bytes([3; 16]); 2],
         given_up: session.place.into_iter().collect(),
+        done: vec![CollectionId::from_bytes([4; 16])],
         leave: vec![PackId::from_bytes([2; 16]); 2],
     };
     let mark = Mark {

@@ -138,6 +138,7 @@ fn second_round(seen: &mut Seen, first: Plan) -> Plan {
         created: String::new(),
         condemned: first.condemn,
         given_up: first.condemn_places,
+        done: Vec::new(),
         leave: Vec::new(),
     };
     let name = collection_name(record.id);
@@ -213,6 +214,9 @@ fn apply(
         repo.store().delete(&deletion_name(*place))?;
     }
     remove(awake, &plan.remove, monitor)?;
+    for done in plan.done.chunks(format_limits::DONE_MAX) {
+        repo.put_collection(|record| record.done = done.to_vec())?;
+    }
     condemn(repo, plan)
 }
 

@@ -27,7 +27,9 @@ pub(super) struct Plan {
     pub(super) condemn_places: Vec<Place>,
     /// Condemned, and held up by a session that does not know it.
     pub(super) waiting: Vec<Garbage>,
-    /// Records of which all is gone then.
+    /// Records of which all was gone already.
+    pub(super) done: Vec<CollectionId>,
+    /// Records that go.
     pub(super) forget: Vec<CollectionId>,
     /// Packs that imports leave behind.
     pub(super) leaving: Vec<SparsePack>,
@@ -102,7 +104,8 @@ pub(super) fn plan(seen: &Seen, leaving: Option<Vec<SparsePack>>) -> Plan {
             .name
             .rsplit('/')
             .next()
-            .and_then(|file| file.split('#').next());
+            .and_then(|file| file.split('#').next())
+            .and_then(|id| id.rsplit('-').next());
         let id: Option<PackId> = id.and_then(|id| id.parse().ok());
         if !id.is_some_and(|id| seen.sessions.have_put(id.as_bytes())) {
             plan.remove
@@ -165,18 +168,35 @@ fn segments_to_remove(seen: &Seen, free: &HashSet<PackId>, plan: &mut Plan) {
     }
 }
 
-/// Records of which all that they condemn and give up is gone, and hints that another one takes the place of.
+/// Records that bind nobody any more, and hints that another one takes the place of.
 fn records_to_remove(seen: &Seen, free_places: &HashSet<Place>, plan: &mut Plan) {
     let told = leave::told(seen, &plan.leaving);
+    let there: HashSet<CollectionId> = seen.records.iter().map(|(record, _)| record.id).collect();
+    let (mut called_done, mut done_for_long) = (HashSet::new(), HashSet::new());
+    for (record, _) in &seen.records {
+        called_done.extend(record.done.iter().copied());
+        if seen.old_records.contains(&record.id) {
+            done_for_long.extend(record.done.iter().copied());
+        }
+    }
     for (record, bytes) in &seen.records {
         // Not in the run that removes them: a put that comes late must find the record.
         let binds = |pack: &PackId| seen.packs.contains_key(pack);
         let holds = |place: &Place| seen.recorded.contains(place) && !free_places.contains(place);
-        let is_done = !record.condemned.iter().any(binds)
-            && !record.given_up.iter().any(holds)
-            && (record.condemned.is_empty() || seen.old_records.contains(&record.id));
-        let is_told = !record.leave.is_empty() && told == Some(record.id);
-        if is_done && !is_told {
+        let is_over = !record.condemned.iter().any(binds) && !record.given_up.iter().any(holds);
+        let goes = if !record.condemned.is_empty() {
+            if is_over && !called_done.contains(&record.id) {
+                plan.done.push(record.id);
+            }
+            is_over && done_for_long.contains(&record.id)
+        } else if !record.done.is_empty() {
+            !record.done.iter().any(|id| there.contains(id))
+        } else if !record.leave.is_empty() {
+            told != Some(record.id)
+        } else {
+            is_over
+        };
+        if goes {
             plan.forget.push(record.id);
             let name = collection_name(record.id);
             let reason = "all that it condemned is gone, or a later one takes its place";

@@ -29,6 +29,7 @@ fn record(condemned: &[PackId], given_up: &[Place]) -> CollectionRecord {
         created: "2026-11-21T12:00:00Z".to_owned(),
         condemned: condemned.to_vec(),
         given_up: given_up.to_vec(),
+        done: Vec::new(),
         leave: Vec::new(),
     }
 }
@@ -133,27 +134,40 @@ fn what_a_deleted_snapshot_refers_to_stays_until_its_record_is_gone() {
 fn a_record_stays_while_it_binds_and_for_as_long_as_a_put_can_come_late() {
     let mut seen = seen(&[pack(1), pack(2)]);
     seen.records.push((record(&[pack(1), pack(2)], &[]), 5));
-    seen.old_records.insert(RECORD);
-    assert!(
-        plan(&seen, None).forget.is_empty(),
+    let done = |seen: &Seen| {
+        let plan = plan(seen, None);
+        (plan.done, plan.forget)
+    };
+    assert_eq!(
+        done(&seen),
+        (vec![], vec![]),
         "a pack that it condemned is needed again"
     );
-
     seen.records[0].0.condemned = vec![pack(2)];
-    assert!(plan(&seen, None).forget.is_empty(), "its pack goes now");
+    assert_eq!(done(&seen), (vec![], vec![]), "its pack goes now");
     seen.packs.remove(&pack(2));
-    assert_eq!(plan(&seen, None).forget, [RECORD], "its pack is gone");
+    assert_eq!(done(&seen), (vec![RECORD], vec![]), "its pack is gone");
 
-    seen.old_records.clear();
-    assert!(plan(&seen, None).forget.is_empty());
+    let second = CollectionId::from_bytes([0xc1; 16]);
+    let mut calls_it_done = record(&[], &[]);
+    (calls_it_done.id, calls_it_done.done) = (second, vec![RECORD]);
+    seen.records.push((calls_it_done, 5));
+    assert_eq!(done(&seen), (vec![], vec![]), "not for long");
+    seen.old_records.insert(second);
+    assert_eq!(done(&seen), (vec![], vec![RECORD]));
+    seen.packs.insert(pack(2), 10);
+    assert_eq!(done(&seen), (vec![], vec![]), "it came again");
 
-    seen.old_records.insert(RECORD);
+    seen.packs.remove(&pack(2));
     seen.records[0].0.given_up = vec![place(4)];
     seen.recorded = HashSet::from([place(4)]);
-    assert!(
-        plan(&seen, None).forget.is_empty(),
+    assert_eq!(
+        done(&seen),
+        (vec![], vec![]),
         "a snapshot that it gave up is there"
     );
+    seen.records.remove(0);
+    assert_eq!(done(&seen), (vec![], vec![second]));
 }
 
 #[test]

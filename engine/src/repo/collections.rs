@@ -45,6 +45,7 @@ impl Repository {
             created: timestamp(self.env()),
             condemned: Vec::new(),
             given_up: Vec::new(),
+            done: Vec::new(),
             leave: Vec::new(),
         };
         fill(&mut record);

@@ -59,21 +59,23 @@ pub struct Repository {
     memory: Memory,
 }
 
+/// Directories right below the root whose objects are ours.
+const KNOWN: [&str; 9] = [
+    "packs",
+    "index",
+    "manifests",
+    REWRITTEN,
+    "snapshots",
+    "sessions",
+    "gc",
+    "pins",
+    "keys",
+];
+
 /// True for the name of a directory, right below the root, whose objects are ours, of this version or a later one.
 pub(crate) fn is_ours(directory: &str) -> bool {
-    let known = [
-        "packs",
-        "index",
-        "manifests",
-        REWRITTEN,
-        "snapshots",
-        "sessions",
-        "gc",
-        "pins",
-        "keys",
-    ];
     let reserved = ["catalogue", "moves", "damaged", "probe"];
-    known.contains(&directory) || reserved.contains(&directory)
+    KNOWN.contains(&directory) || reserved.contains(&directory)
 }
 
 impl Repository {
@@ -125,6 +127,10 @@ impl Repository {
         let bytes = record
             .encode()
             .map_err(|e| Error::new(Kind::Internal, "the repository's record").because(e))?;
+        let directories = KNOWN
+            .iter()
+            .filter(|name| **name != "keys" || record.encryption.is_some());
+        store.make_directories(directories.copied())?;
         let put = store_of(store, record).create(OBJECT_NAME, bytes);
         put.map_err(|e| match e.kind() {
             Kind::Conflict => holds_one(store),

@@ -98,8 +98,36 @@ impl<'r> Session<'r> {
     /// W1 to W3: puts the record, reads the collections that are there, and names them.
     pub fn start(repo: &'r Repository, work: Work, place: Option<Place>) -> Result<Self> {
         let mut session = Self::create(repo, work, place)?;
+        session.learn()?;
+        Ok(session)
+    }
+
+    /// The session of a reader. None where it cannot be put: reading needs no right to write.
+    pub fn read(repo: &'r Repository) -> Option<Self> {
+        let mut session = Self::create(repo, Work::Read, None)
+            .inspect_err(|e| tracing::debug!("read without a session: {e}"))
+            .ok()?;
+        // One that names nothing keeps everything from being freed, which is safe, and bad where readers never end.
+        if let Err(e) = session.learn() {
+            tracing::debug!("session {}: {e}", session.id);
+        }
+        Some(session)
+    }
+
+    /// A reader is to read these packs: if a collection that it names condemns one of them, it names none any more, and nothing is freed while it is there.
+    pub(crate) fn reads(&self, packs: &[PackId]) {
+        if packs.iter().any(|pack| self.terms.condemns(*pack))
+            && let Err(e) = self.replace_record(|record| record.collections.clear())
+        {
+            tracing::debug!("session {}: {e}", self.id);
+        }
+    }
+
+    /// W2 and W3.
+    fn learn(&mut self) -> Result<()> {
+        let repo = self.repo;
         let mut terms = Terms {
-            prefix: Some(SessionPrefix::of(session.id)),
+            prefix: Some(SessionPrefix::of(self.id)),
             ..Terms::default()
         };
         let mut named = Vec::new();
@@ -121,19 +149,11 @@ impl<'r> Session<'r> {
             terms.given_up.extend(record.given_up);
             terms.leave.extend(record.leave);
         }
-        session.terms = Arc::new(terms);
+        self.terms = Arc::new(terms);
         if !named.is_empty() {
-            session.replace_record(|record| record.collections = named)?;
+            self.replace_record(|record| record.collections = named)?;
         }
-        Ok(session)
-    }
-
-    /// The session of a reader, which names nothing: while it is there, nothing is freed. None where it cannot be put: reading needs no right to write.
-    pub fn read(repo: &'r Repository) -> Option<Self> {
-        let session = Self::create(repo, Work::Read, None);
-        session
-            .inspect_err(|e| tracing::debug!("read without a session: {e}"))
-            .ok()
+        Ok(())
     }
 
     fn create(repo: &'r Repository, work: Work, place: Option<Place>) -> Result<Self> {

@@ -64,10 +64,13 @@ pub fn export(
     output: Output<'_>,
     monitor: &dyn Monitor,
 ) -> Result<ExportStats> {
-    // While this is there, no collection frees anything.
+    // While this is there, no collection frees what it reads.
     let session = Session::read(repo);
     let monitor = &Renewing::new(session.as_ref(), monitor);
     let (name, manifest, ahead) = named_manifest(repo, snapshot)?;
+    session
+        .iter()
+        .for_each(|session| session.reads(&manifest.packs));
     match output {
         Output::Stream(stream) => {
             let write = |window: &Window, bytes: Option<&[u8]>| match bytes {

@@ -36,7 +36,7 @@ type Slices = Arc<Vec<(u64, Slice)>>;
 #[derive(Debug)]
 pub struct CheckpointReader<'r> {
     repo: &'r Repository,
-    /// While it is there, no collection frees anything.
+    /// While it is there, no collection frees what it reads.
     session: Option<Session<'r>>,
     manifest: Manifest,
     /// Where each piece of the layout begins in the archive, and its literal bytes in stream 0.
@@ -51,6 +51,9 @@ impl<'r> CheckpointReader<'r> {
     pub fn open(repo: &'r Repository, snapshot: &SnapshotRecord) -> Result<Self> {
         let session = Session::read(repo);
         let manifest = repo.manifest(snapshot)?;
+        session
+            .iter()
+            .for_each(|session| session.reads(&manifest.packs));
         let mut starts = Vec::with_capacity(manifest.layout.pieces.len());
         let (mut at, mut literal) = (0, 0);
         for piece in &manifest.layout.pieces {

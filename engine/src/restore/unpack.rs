@@ -58,10 +58,13 @@ pub fn unpack(
         .suffix(".part")
         .tempdir_in(above)
         .map_err(failed)?;
-    // While this is there, no collection frees anything.
+    // While this is there, no collection frees what it reads.
     let session = Session::read(repo);
     let monitor = &Renewing::new(session.as_ref(), monitor);
     let (name, manifest, ahead) = named_manifest(repo, snapshot)?;
+    session
+        .iter()
+        .for_each(|session| session.reads(&manifest.packs));
     let mut unpacker = Unpacker::new(part.path());
     run(
         repo,

@@ -121,11 +121,21 @@ impl Store {
             std::fs::create_dir_all(root)
                 .map_err(|e| Error::io(format!("making the directory {path}"), e))?;
         }
-        let missing = |e| {
-            Error::io(format!("storage {path}"), e)
-                .hint("check the path; `cryostore init --storage DIR` makes a repository")
+        let missing = |e: std::io::Error| {
+            let is_missing = e.kind() == std::io::ErrorKind::NotFound;
+            let error = Error::io(format!("storage {path}"), e);
+            if is_missing {
+                error.hint("check the path; `cryostore init --storage DIR` makes a repository")
+            } else {
+                error.hint("look at the file system and its disk, then try again")
+            }
         };
-        let root = root.canonicalize().map_err(missing)?;
+        let found = root.canonicalize().or_else(|e| {
+            // A client of a network file system that looked for it before it was made remembers that.
+            network::look_again(root.parent().unwrap_or(root), "");
+            root.canonicalize().map_err(|_| e)
+        });
+        let root = found.map_err(missing)?;
         if !root.is_dir() {
             return Err(
                 Error::new(Kind::Invalid, format!("storage {path} is not a directory"))
@@ -334,6 +344,9 @@ impl Store {
     /// The objects below `prefix`, sorted by name.
     pub fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         let path = Path::from(prefix);
+        if let Some(root) = self.local.as_ref().filter(|_| self.shared) {
+            network::look_again(root, prefix);
+        }
         let listed = self.patiently(prefix, || {
             self.bridge.wait(async {
                 let mut objects = self.objects.list(Some(&path));
@@ -355,6 +368,19 @@ impl Store {
         let mut out = listed.map_err(|e| self.error("listing", prefix, e))?;
         out.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(out)
+    }
+
+    /// Makes directories below the root of a local store; elsewhere there are none. A client of a network file system remembers for a while that a directory was not there: those that all
+    /// look at are there from the beginning.
+    pub fn make_directories<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<()> {
+        let Some(root) = &self.local else {
+            return Ok(());
+        };
+        for name in names {
+            std::fs::create_dir_all(root.join(name))
+                .map_err(|e| Error::io(format!("making {name} in {}", self.name()), e))?;
+        }
+        Ok(())
     }
 
     /// What is right below the repository's root: objects, and the names of directories.
@@ -412,11 +438,13 @@ fn as_store_error(name: &str, source: std::io::Error) -> object_store::Error {
 /// `<kind>/…/<32 hexadecimal digits>#<number>`, of a kind that is ours.
 fn is_leftover(name: &str) -> bool {
     // Records are written at any time, by deletions and by sessions that begin: what is left of these stays, some hundred bytes.
-    let ours = ["packs/", "index/", "manifests/", "gc/"];
+    let ours = ["packs/", "index/", "manifests/", "rewritten/", "gc/"];
     let file = name.rsplit('/').next().unwrap_or_default();
     let Some((id, number)) = file.split_once('#') else {
         return false;
     };
+    // That of a rewritten manifest has a number before it.
+    let id = id.rsplit('-').next().unwrap_or_default();
     ours.iter().any(|dir| name.starts_with(dir))
         && id.len() == 32
         && id.bytes().all(|b| b.is_ascii_hexdigit())

@@ -46,6 +46,18 @@ fn is_listed(path: &Path) -> bool {
     })
 }
 
+/// Reads the directories from `root` down to the one above `name`: a directory that was looked for before it existed is seen from then on.
+pub(super) fn look_again(root: &Path, name: &str) {
+    let mut dir = root.to_owned();
+    for part in name.split('/') {
+        // All of it: the client asks for the names that it reads.
+        if let Ok(entries) = std::fs::read_dir(&dir) {
+            entries.for_each(drop);
+        }
+        dir.push(part);
+    }
+}
+
 /// True for file systems that are not this machine's alone. From Linux' `magic.h`: NFS, the three of SMB, 9P, FUSE, Ceph, Lustre, GPFS.
 pub(super) fn is_shared(root: &Path) -> bool {
     const SHARED: [u32; 9] = [

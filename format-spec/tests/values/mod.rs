@@ -533,6 +533,7 @@ pub fn collection() -> CollectionRecord {
         created: "2026-11-20T13:00:00Z".to_owned(),
         condemned: Vec::new(),
         given_up: Vec::new(),
+        done: Vec::new(),
         leave: vec![
             PackId::from_bytes([0x70; 16]),
             PackId::from_bytes([0x71; 16]),
@@ -555,6 +556,14 @@ pub fn collection_that_condemns() -> CollectionRecord {
             lineage: lineage(),
             snapshot: SNAPSHOT,
         }],
+        leave: Vec::new(),
+        ..collection()
+    }
+}
+
+pub fn collection_that_is_done() -> CollectionRecord {
+    CollectionRecord {
+        done: vec![CollectionId::from_bytes([0x6d; 16])],
         leave: Vec::new(),
         ..collection()
     }

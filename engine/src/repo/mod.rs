@@ -4,9 +4,11 @@
 
 mod collections;
 mod commit;
+mod kept;
 mod keys;
 mod manifests;
 mod marks;
+mod newest;
 mod rollback;
 mod session;
 mod snapshots;
@@ -31,6 +33,7 @@ pub use keys::{KeyFile, KeyKind, NewKey, Rotated, StoredKey, Unlock};
 pub(crate) use manifests::REWRITTEN;
 pub use manifests::{ManifestName, manifest_name};
 pub(crate) use marks::{deleted_place, deletion_name, pinned_by};
+pub use newest::Newest;
 pub(crate) use session::Renewing;
 pub use session::{LiveSession, Session, Terms};
 pub use snapshots::{Filter, SnapshotList, snapshot_name};
@@ -57,6 +60,8 @@ pub struct Repository {
     env: Arc<dyn Env>,
     cache: Option<PathBuf>,
     memory: Memory,
+    /// This node's copies of objects are read in place of them.
+    copies_too: bool,
 }
 
 /// True for the name of a directory, right below the root, whose objects are ours, of this version or a later one.
@@ -189,7 +194,17 @@ impl Repository {
             env,
             cache,
             memory: Memory::default(),
+            copies_too: true,
         })
+    }
+
+    /// The same, which reads the store's objects themselves, of which this node may have copies.
+    #[must_use]
+    pub fn without_copies(&self) -> Self {
+        Self {
+            copies_too: false,
+            ..self.clone()
+        }
     }
 
     /// The same, with another bound on memory.

@@ -62,11 +62,28 @@ impl Vault {
 
     /// The envelope that is stored under this name, which has at most `limit` bytes.
     pub fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
-        let Some(seals) = &self.seals else {
-            return Ok(self.store.get(name, limit)?.into());
+        let stored = self.get(name, limit)?;
+        match self.seals {
+            Some(_) => self.open(name, &stored),
+            None => Ok(stored.into()),
+        }
+    }
+
+    /// What is stored under this name, as it is; its envelope has at most `limit` bytes.
+    pub fn get(&self, name: &str, limit: u64) -> Result<Bytes> {
+        let seal = match self.seals {
+            Some(_) => SEALED_HEADER_LEN as u64,
+            None => 0,
         };
-        let bytes = self.store.get(name, limit + SEALED_HEADER_LEN as u64)?;
-        open_object(seals, name, &bytes).map_err(|e| Error::stored(name, e))
+        self.store.get(name, limit + seal)
+    }
+
+    /// The envelope in what is stored under this name.
+    pub fn open(&self, name: &str, stored: &[u8]) -> Result<Vec<u8>> {
+        match &self.seals {
+            Some(seals) => open_object(seals, name, stored).map_err(|e| Error::stored(name, e)),
+            None => Ok(stored.to_vec()),
+        }
     }
 
     /// What is to be stored under this name.

@@ -403,10 +403,16 @@ impl<'r> Plan<'r> {
         let Some(record) = record else {
             return Ok(None);
         };
-        match repo.manifest(&record) {
-            Ok(manifest) => Ok(Some(Base {
+        // In a directory a look costs nothing, and finds damage that a new import can heal; in a bucket each is a request.
+        let found = match repo.store().local_path() {
+            Some(_) => repo.manifest(&record).map(|manifest| (manifest, false)),
+            None => repo.sole_manifest(&record),
+        };
+        match found {
+            Ok((manifest, is_whole)) => Ok(Some(Base {
                 id: record.id,
                 manifest: Arc::new(manifest),
+                is_whole,
             })),
             Err(e) => {
                 monitor.warning(&format!("not compared with {}: {e}", record.id));

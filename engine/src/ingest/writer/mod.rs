@@ -1,6 +1,6 @@
 //! Owns the taking apart of streams: which chunks are zero, the same as in the base, found elsewhere, or new.
 //!
-//! Always: each byte is in exactly one of the five classes; a pack is referred to only after a look that the store has it, or when this
+//! Always: each byte is in exactly one of the five classes; a pack is referred to only after a look that the store has it, or that a snapshot is there which needs it, or when this
 //! session put it. Base first, then this session's own chunks, then the entry after the last hit, then the index. Never: knows what a tar is.
 //!
 //! Here are the streams; `chunks` follows one chunk, `compare` asks the base, `lookup` everything else, `tables` keeps what deltas are made of.

@@ -72,6 +72,8 @@ pub fn check(
     options: &CheckOptions,
     monitor: &dyn Monitor,
 ) -> Result<CheckReport> {
+    // What is asked is whether the store has it, not whether this node remembers it.
+    let repo = &repo.without_copies();
     let mut report = CheckReport::default();
     let (packs, manifests) = check_snapshots(repo, &mut report, monitor)?;
     let damage = check_packs(repo, options, &packs, &mut report, monitor)?;

@@ -1,7 +1,8 @@
 //! Owns the comparison with the base: which page stood at the same address, and which pieces the base's other streams have.
 //!
 //! Always: walks forward only, so that the memory it takes does not grow with the base; what it cannot find is looked for elsewhere.
-//! A pack of the base that is missing or damaged is never referred to. Never: asks the index.
+//! A pack that is missing is never referred to: in a directory each is looked for, in a bucket the base was seen after the session had begun, which is enough by the protocol.
+//! Never: asks the index.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use crate::pack::directories::PackDirectory;
 pub(super) struct Base {
     pub(super) id: SnapshotId,
     pub(super) manifest: Arc<Manifest>,
+    /// Its packs are there, without a look at each: the protocol says so.
+    pub(super) is_whole: bool,
 }
 
 /// A chunk of the base: its frame (its pack by number in the base's table), and its number within the frame.
@@ -301,6 +304,7 @@ mod tests {
                 tables: Vec::new(),
                 deltas: cryostore_format::delta::Deltas::default(),
             }),
+            is_whole: false,
         }
     }
 

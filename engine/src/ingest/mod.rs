@@ -349,14 +349,30 @@ impl<'r> Plan<'r> {
         }
     }
 
-    /// The snapshots of the same container, newest first.
-    fn earlier(&self, repo: &Repository, monitor: &dyn Monitor) -> Result<Vec<SnapshotRecord>> {
-        let mut found = repo.snapshots_of(self.lineage)?;
-        for place in found.vanished.drain(..) {
+    /// The newest snapshot of the same container.
+    fn newest(&self, repo: &Repository, monitor: &dyn Monitor) -> Result<Option<SnapshotRecord>> {
+        let is_it = |record: &SnapshotRecord| same_container(&record.identity, &self.identity);
+        let found = repo.newest_of(self.lineage, is_it)?;
+        if let Some(snapshot) = found.vanished {
+            let place = Place {
+                snapshot,
+                ..self.place()
+            };
             // Told once: the commit of this import is what is remembered next.
             monitor.warning(&SnapshotList::about_vanished(&place));
             repo.unmark(place);
         }
+        if found.snapshot.is_some() || self.lineage == Lineage::default() {
+            return Ok(found.snapshot);
+        }
+        // Where the identity was not known at the start, a snapshot is among those without a lineage. A container's archives are alike: if it has snapshots of its own, its newest is
+        // not there, and they need not be listed.
+        Ok(repo.newest_of(Lineage::default(), is_it)?.snapshot)
+    }
+
+    /// The snapshots of the same container, newest first.
+    fn earlier(&self, repo: &Repository) -> Result<Vec<SnapshotRecord>> {
+        let mut found = repo.snapshots_of(self.lineage)?;
         // Where the identity was not known at the start, a snapshot is among those without a lineage.
         if self.lineage != Lineage::default() {
             found
@@ -379,7 +395,7 @@ impl<'r> Plan<'r> {
     ) -> Result<Option<Base>> {
         let record = match &options.base {
             BaseChoice::None => None,
-            BaseChoice::Newest => self.earlier(repo, monitor)?.into_iter().next(),
+            BaseChoice::Newest => self.newest(repo, monitor)?,
             BaseChoice::Snapshot(text) => {
                 Some(repo.snapshots()?.find(text, &Filter::default())?.clone())
             }
@@ -387,10 +403,16 @@ impl<'r> Plan<'r> {
         let Some(record) = record else {
             return Ok(None);
         };
-        match repo.manifest(&record) {
-            Ok(manifest) => Ok(Some(Base {
+        // In a directory a look costs nothing, and finds damage that a new import can heal; in a bucket each is a request.
+        let found = match repo.store().local_path() {
+            Some(_) => repo.manifest(&record).map(|manifest| (manifest, false)),
+            None => repo.sole_manifest(&record),
+        };
+        match found {
+            Ok((manifest, is_whole)) => Ok(Some(Base {
                 id: record.id,
                 manifest: Arc::new(manifest),
+                is_whole,
             })),
             Err(e) => {
                 monitor.warning(&format!("not compared with {}: {e}", record.id));
@@ -543,7 +565,7 @@ impl<'r> Plan<'r> {
                 }
             }
             None => SnapshotList {
-                snapshots: self.earlier(repo, &crate::monitor::Silent)?,
+                snapshots: self.earlier(repo)?,
                 ..SnapshotList::default()
             },
         };

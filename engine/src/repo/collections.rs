@@ -1,6 +1,6 @@
 //! Owns the records of collections: what they condemn, and which packs imports leave behind.
 //!
-//! Always: a record is put once, under a random name. Never: changed.
+//! Always: a record is put once, under a random name, so that one that this node has read is not read again while it is listed. Never: changed.
 
 use cryostore_format::collection::CollectionRecord;
 use cryostore_format::{CollectionId, limits as format_limits};
@@ -8,6 +8,7 @@ use cryostore_format::{CollectionId, limits as format_limits};
 use super::Repository;
 use crate::env::{random_id, timestamp};
 use crate::error::{Error, Kind, Result};
+use crate::store::Listed;
 
 const PREFIX: &str = "gc";
 
@@ -17,18 +18,18 @@ pub(crate) fn collection_of(name: &str) -> Option<CollectionId> {
 }
 
 impl Repository {
-    /// The records that are there, each with its name, or why it cannot be read.
+    /// The records that are there now, as the store lists them, each with its name, or why it cannot be read.
     pub fn collections(&self) -> Result<Vec<(String, Result<CollectionRecord>)>> {
-        let listed = self.store().list(PREFIX)?.into_iter();
-        let names = listed.map(|object| object.name);
-        let read = |name: String| {
-            let bytes = self.read_object(&name, format_limits::RECORD_MAX);
-            let record = bytes.and_then(|bytes| {
-                CollectionRecord::decode(&bytes).map_err(|e| Error::stored(&name, e))
+        let listed = self.store().list(PREFIX)?;
+        self.forget_unlisted(PREFIX, &listed);
+        let read = |object: Listed| {
+            let record = self.read_listed(&object, format_limits::RECORD_MAX, |bytes| {
+                CollectionRecord::decode(bytes).map_err(|e| Error::stored(&object.name, e))
             });
-            (name, record)
+            (object.name, record)
         };
-        let found = names.filter(|name| collection_of(name).is_some()).map(read);
+        let ours = |object: &Listed| collection_of(&object.name).is_some();
+        let found = listed.into_iter().filter(ours).map(read);
         // Removed since it was listed.
         let gone = |(_, record): &(String, Result<CollectionRecord>)| matches!(record, Err(e) if e.kind() == Kind::NotFound);
         Ok(found.filter(|found| !gone(found)).collect())

@@ -5,6 +5,7 @@
 //! Always: after a commit whose reply is not clear the place is read; if nothing is there, it is taken by a tombstone before a failure is reported, so that a late put finds the
 //! place taken. What cannot be settled leaves the session's record, so that nothing is freed and a collection settles it. Never: a record in the place of a tombstone.
 
+use bytes::Bytes;
 use cryostore_format::SessionId;
 use cryostore_format::limits as format_limits;
 use cryostore_format::session::Place;
@@ -44,12 +45,16 @@ impl Repository {
                 .hint("use fewer or shorter labels and attachments")
         })?;
         let name = place_name(place);
-        let bytes = self.seal_object(&name, bytes)?;
+        let bytes = Bytes::from(self.seal_object(&name, bytes)?);
         let len = bytes.len() as u64;
         session.set_unsettled(true);
-        let Err(failed) = self.store().create(&name, bytes) else {
-            session.set_unsettled(false);
-            return Ok(len);
+        let failed = match self.store().create_tagged(&name, bytes.clone()) {
+            Ok(tag) => {
+                session.set_unsettled(false);
+                self.keep(&name, tag.as_deref(), &bytes);
+                return Ok(len);
+            }
+            Err(failed) => failed,
         };
         let settled = self.settle(place, session.id(), &failed)?;
         session.set_unsettled(false);

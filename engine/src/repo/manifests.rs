@@ -100,6 +100,18 @@ impl Repository {
         Ok((name, manifest))
     }
 
+    /// The same as [`Self::manifest`], and whether it is the only one that the snapshot has. Then all of its packs are there as long as the snapshot is (`format-spec/spec/protocol.md`, W4); of several, the one that
+    /// is read can be an old one that a late put brought back.
+    pub(crate) fn sole_manifest(&self, snapshot: &SnapshotRecord) -> Result<(Manifest, bool)> {
+        let (name, manifest) = self.named_manifest(snapshot)?;
+        let rewritten = self.rewritten(name.first)?;
+        let sole = match name.rewrite {
+            None => rewritten.is_empty(),
+            Some(_) => matches!(rewritten[..], [(one, _)] if one == name),
+        };
+        Ok((manifest, sole))
+    }
+
     /// Name and length of the object that holds a snapshot's manifest.
     pub fn manifest_object(&self, snapshot: &SnapshotRecord) -> Result<(String, u64)> {
         let first = manifest_name(snapshot.manifest.id);

@@ -4,9 +4,12 @@
 
 mod collections;
 mod commit;
+mod copies;
+mod kept;
 mod keys;
 mod manifests;
 mod marks;
+mod newest;
 mod rollback;
 mod session;
 mod snapshots;
@@ -26,11 +29,13 @@ use crate::memory::Memory;
 use crate::store::{Store, Vault};
 
 pub(crate) use collections::{collection_name, collection_of};
+pub use copies::{CacheUse, Kept};
 pub(crate) use keys::object_name as key_name;
 pub use keys::{KeyFile, KeyKind, NewKey, Rotated, StoredKey, Unlock};
 pub(crate) use manifests::REWRITTEN;
 pub use manifests::{ManifestName, manifest_name};
 pub(crate) use marks::{deleted_place, deletion_name, pinned_by};
+pub use newest::Newest;
 pub(crate) use session::Renewing;
 pub use session::{LiveSession, Session, Terms};
 pub use snapshots::{Filter, SnapshotList, snapshot_name};
@@ -57,6 +62,8 @@ pub struct Repository {
     env: Arc<dyn Env>,
     cache: Option<PathBuf>,
     memory: Memory,
+    /// This node's copies of objects are read in place of them.
+    copies_too: bool,
 }
 
 /// Directories right below the root whose objects are ours.
@@ -195,7 +202,19 @@ impl Repository {
             env,
             cache,
             memory: Memory::default(),
-        })
+            copies_too: true,
+        }
+        .with_usual_cache_size())
+    }
+
+    /// The same, which reads the store's objects themselves, of which this node may have copies.
+    #[must_use]
+    pub fn without_copies(&self) -> Self {
+        Self {
+            copies_too: false,
+            vault: self.vault.clone().with_copies(None),
+            ..self.clone()
+        }
     }
 
     /// The same, with another bound on memory.

@@ -12,6 +12,7 @@ use cryostore_format::{Lineage, SnapshotId, limits as format_limits};
 use super::Repository;
 use super::marks::deleted_place;
 use crate::error::{Error, Kind, Result};
+use crate::store::Listed;
 
 pub(crate) const PREFIX: &str = "snapshots";
 /// Characters of an id that are shown, unless more are needed to tell two apart.
@@ -21,6 +22,11 @@ const SHORT: usize = 8;
 #[must_use]
 pub fn snapshot_name(record: &SnapshotRecord) -> String {
     place_name(Place::of(record))
+}
+
+/// What the names of a container's snapshots begin with.
+pub(super) fn container_prefix(lineage: Lineage) -> String {
+    format!("{PREFIX}/{lineage}")
 }
 
 pub(crate) fn place_name(place: Place) -> String {
@@ -230,7 +236,7 @@ impl Repository {
 
     /// Reads the snapshot records of one container.
     pub fn snapshots_of(&self, lineage: Lineage) -> Result<SnapshotList> {
-        let (mut list, deleted) = self.read_snapshots(&format!("{PREFIX}/{lineage}"), false)?;
+        let (mut list, deleted) = self.read_snapshots(&container_prefix(lineage), false)?;
         let marked = self.marked(lineage);
         list.vanished
             .extend(marked.map(|snapshot| Place { lineage, snapshot }));
@@ -251,6 +257,7 @@ impl Repository {
     ) -> Result<(SnapshotList, HashSet<Place>)> {
         let mut out = SnapshotList::default();
         let objects = self.store().list(prefix)?;
+        self.forget_unlisted(prefix, &objects);
         let deleted: HashSet<Place> = objects
             .iter()
             .filter_map(|object| deleted_place(&object.name))
@@ -263,7 +270,7 @@ impl Repository {
             if is_deleted && !deleted_too {
                 continue;
             }
-            match self.checked_entry(place) {
+            match self.listed_entry(&object, place) {
                 Ok(Entry::Tombstone(tombstone)) => out.tombstones.push((place, tombstone)),
                 Ok(Entry::Snapshot(record)) if is_deleted => {
                     let mark = self.deletion(place);
@@ -287,17 +294,27 @@ impl Repository {
 
     /// What is at a place. A record is believed only if it says the same place as its name.
     pub(crate) fn checked_entry(&self, place: Place) -> Result<Entry> {
-        let name = place_name(place);
-        let bytes = self.read_object(&name, format_limits::RECORD_MAX)?;
-        let entry = Entry::decode(&bytes).map_err(|e| Error::stored(&name, e))?;
-        match &entry {
-            Entry::Snapshot(record) if Place::of(record) != place => Err(Error::new(
-                Kind::Corrupt,
-                format!("it is the record of snapshot {}", record.id),
-            )
-            .hint("somebody moved it; put it back under its own name")),
-            _ => Ok(entry),
-        }
+        let bytes = self.read_object(&place_name(place), format_limits::RECORD_MAX)?;
+        entry_at(place, &bytes)
+    }
+
+    /// The same of a place whose object was listed; this node may have a copy of it.
+    pub(super) fn listed_entry(&self, object: &Listed, place: Place) -> Result<Entry> {
+        self.read_listed(object, format_limits::RECORD_MAX, |bytes| {
+            entry_at(place, bytes)
+        })
+    }
+}
+
+fn entry_at(place: Place, bytes: &[u8]) -> Result<Entry> {
+    let entry = Entry::decode(bytes).map_err(|e| Error::stored(place_name(place), e))?;
+    match &entry {
+        Entry::Snapshot(record) if Place::of(record) != place => Err(Error::new(
+            Kind::Corrupt,
+            format!("it is the record of snapshot {}", record.id),
+        )
+        .hint("somebody moved it; put it back under its own name")),
+        _ => Ok(entry),
     }
 }
 

@@ -19,23 +19,24 @@ use super::explain::{io_cause, status};
 use crate::error::{Kind, io_kind};
 use crate::limits;
 
-/// Puts an object that must not exist. With `alone`, nobody else writes to the store, which has no create of its own.
+/// Puts an object that must not exist; its tag comes back, if the store told it. With `alone`, nobody else writes to the store, which has no create of its own.
 pub(super) async fn create(
     objects: &Arc<dyn ObjectStore>,
     path: &Path,
     bytes: Bytes,
     alone: bool,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let mut wait = limits::CREATE_WAIT;
     for _ in 1..limits::CREATE_TRIES {
-        let Err(error) = put(objects, path, bytes.clone(), alone).await else {
-            return Ok(());
+        let error = match put(objects, path, bytes.clone(), alone).await {
+            Ok(tag) => return Ok(tag),
+            Err(error) => error,
         };
         if !is_unclear(&error) {
             return Err(error);
         }
         match is_ours(objects, path, &bytes).await {
-            Ok(Some(true)) => return Ok(()),
+            Ok(Some(true)) => return Ok(None),
             Ok(Some(false)) => return Err(taken(path, error)),
             // A disk that is full or broken is so again.
             Ok(None) if is_lasting(&error) => return Err(error),
@@ -48,7 +49,7 @@ pub(super) async fn create(
     }
     match put(objects, path, bytes.clone(), alone).await {
         Err(error) if is_unclear(&error) => match is_ours(objects, path, &bytes).await {
-            Ok(Some(true)) => Ok(()),
+            Ok(Some(true)) => Ok(None),
             Ok(Some(false)) => Err(taken(path, error)),
             // "Already exists", and nothing does: no conflict, since there is nobody to lose to.
             Ok(None) => Err(Os::Generic {
@@ -61,7 +62,12 @@ pub(super) async fn create(
     }
 }
 
-async fn put(objects: &Arc<dyn ObjectStore>, path: &Path, bytes: Bytes, alone: bool) -> Result<()> {
+async fn put(
+    objects: &Arc<dyn ObjectStore>,
+    path: &Path,
+    bytes: Bytes,
+    alone: bool,
+) -> Result<Option<String>> {
     let mode = if alone {
         match objects.head(path).await {
             Ok(_) => return Err(taken(path, "found before the put")),
@@ -76,7 +82,7 @@ async fn put(objects: &Arc<dyn ObjectStore>, path: &Path, bytes: Bytes, alone: b
         ..PutOptions::default()
     };
     let put = objects.put_opts(path, PutPayload::from_bytes(bytes), options);
-    put.await.map(drop)
+    put.await.map(|put| put.e_tag)
 }
 
 /// Is what is there what we have put? None: nothing is there.

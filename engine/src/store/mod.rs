@@ -5,6 +5,7 @@
 //! not given.
 
 mod cloud;
+mod copies;
 mod create;
 mod explain;
 mod files;
@@ -39,6 +40,7 @@ pub use self::probe::Probe;
 use crate::bridge::{Bridge, Tasks};
 use crate::error::{Error, Kind, Result};
 
+pub use copies::Copies;
 pub use vault::{FramePlace, Vault};
 
 /// An object of a list.
@@ -48,6 +50,31 @@ pub struct Listed {
     pub name: String,
     /// Bytes.
     pub len: u64,
+    /// What changes whenever the object is replaced; none where the store's lists do not have it.
+    pub tag: Option<String>,
+    /// By the store's clock, in milliseconds since 1970; of leftovers 0. A hint: nothing that matters may rest on it.
+    pub modified_ms: i64,
+}
+
+impl Listed {
+    fn of(meta: object_store::ObjectMeta) -> Self {
+        Self {
+            name: meta.location.to_string(),
+            len: meta.size,
+            tag: meta
+                .e_tag
+                .as_deref()
+                .map(plain_tag)
+                .filter(|tag| !tag.is_empty()),
+            modified_ms: meta.last_modified.timestamp_millis(),
+        }
+    }
+}
+
+/// Some stores put a tag into quotes in one reply and not in another.
+fn plain_tag(tag: &str) -> String {
+    let tag = tag.strip_prefix("W/").unwrap_or(tag);
+    tag.trim_matches('"').to_owned()
 }
 
 /// Objects below one prefix.
@@ -304,10 +331,16 @@ impl Store {
     /// Puts an object that must not exist yet, with bytes that nobody else would put (an id or a nonce is among them). Other bytes that are there already are a conflict;
     /// the same bytes are ours, and were put.
     pub fn create(&self, name: &str, bytes: impl Into<Bytes>) -> Result<()> {
+        self.create_tagged(name, bytes).map(drop)
+    }
+
+    /// The same; the tag comes back with which it will be listed, if that is known.
+    pub fn create_tagged(&self, name: &str, bytes: impl Into<Bytes>) -> Result<Option<String>> {
         let path = Path::from(name);
         let put = create::create(&self.objects, &path, bytes.into(), self.single_writer);
         self.bridge
             .wait(put)
+            .map(|tag| tag.as_deref().map(plain_tag))
             .map_err(|e| self.error("writing", name, e))
     }
 
@@ -353,10 +386,7 @@ impl Store {
                 let mut out = Vec::new();
                 while let Some(meta) = objects.next().await {
                     match meta {
-                        Ok(meta) => out.push(Listed {
-                            name: meta.location.to_string(),
-                            len: meta.size,
-                        }),
+                        Ok(meta) => out.push(Listed::of(meta)),
                         // Removed between the list and the look at it: the bucket itself is there.
                         Err(object_store::Error::NotFound { .. }) if self.local.is_some() => {}
                         Err(e) => return Err(e),
@@ -389,10 +419,7 @@ impl Store {
             .bridge
             .wait(self.objects.list_with_delimiter(None))
             .map_err(|e| self.error("listing", "the root", e))?;
-        let objects = found.objects.into_iter().map(|meta| Listed {
-            name: meta.location.to_string(),
-            len: meta.size,
-        });
+        let objects = found.objects.into_iter().map(Listed::of);
         let directories = found.common_prefixes.iter().map(ToString::to_string);
         Ok((objects.collect(), directories.collect()))
     }
@@ -465,6 +492,8 @@ fn find_leftovers(root: &FsPath, dir: &FsPath, out: &mut Vec<Listed>) -> std::io
                 Ok(meta) => out.push(Listed {
                     name: name.to_owned(),
                     len: meta.len(),
+                    tag: None,
+                    modified_ms: 0,
                 }),
                 // A write that went on, or another collection.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}

@@ -13,7 +13,7 @@ use cryostore_format::encryption::{
 use cryostore_format::pack::{Directory, TRAILER_LEN, check_pack_header};
 use cryostore_format::{FormatError, PackId};
 
-use super::Store;
+use super::{Copies, Store};
 use crate::error::{Error, Kind, Result};
 
 /// A store, and what is needed to understand its objects.
@@ -21,6 +21,7 @@ use crate::error::{Error, Kind, Result};
 pub struct Vault {
     store: Store,
     seals: Option<Arc<Seals>>,
+    copies: Option<Arc<Copies>>,
 }
 
 /// Where a frame stands.
@@ -38,14 +39,39 @@ impl Vault {
     /// A store whose objects are in clear.
     #[must_use]
     pub const fn plain(store: Store) -> Self {
-        Self { store, seals: None }
+        Self {
+            store,
+            seals: None,
+            copies: None,
+        }
     }
 
     /// A store whose objects are sealed.
     #[must_use]
     pub fn sealed(store: Store, seals: Seals) -> Self {
-        let seals = Some(Arc::new(seals));
-        Self { store, seals }
+        Self {
+            seals: Some(Arc::new(seals)),
+            ..Self::plain(store)
+        }
+    }
+
+    /// The same, with these copies of packs on this node, or none.
+    #[must_use]
+    pub fn with_copies(self, copies: Option<Arc<Copies>>) -> Self {
+        Self { copies, ..self }
+    }
+
+    /// This node's copies of packs.
+    #[must_use]
+    pub const fn copies(&self) -> Option<&Arc<Copies>> {
+        self.copies.as_ref()
+    }
+
+    /// True if parts of a pack are read from this node's disk.
+    #[must_use]
+    pub fn is_near(&self, pack: PackId) -> bool {
+        let copies = self.copies.as_ref();
+        self.store.local_path().is_some() || copies.is_some_and(|copies| copies.has(pack))
     }
 
     /// The store.
@@ -62,11 +88,28 @@ impl Vault {
 
     /// The envelope that is stored under this name, which has at most `limit` bytes.
     pub fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
-        let Some(seals) = &self.seals else {
-            return Ok(self.store.get(name, limit)?.into());
+        let stored = self.get(name, limit)?;
+        match self.seals {
+            Some(_) => self.open(name, &stored),
+            None => Ok(stored.into()),
+        }
+    }
+
+    /// What is stored under this name, as it is; its envelope has at most `limit` bytes.
+    pub fn get(&self, name: &str, limit: u64) -> Result<Bytes> {
+        let seal = match self.seals {
+            Some(_) => SEALED_HEADER_LEN as u64,
+            None => 0,
         };
-        let bytes = self.store.get(name, limit + SEALED_HEADER_LEN as u64)?;
-        open_object(seals, name, &bytes).map_err(|e| Error::stored(name, e))
+        self.store.get(name, limit + seal)
+    }
+
+    /// The envelope in what is stored under this name.
+    pub fn open(&self, name: &str, stored: &[u8]) -> Result<Vec<u8>> {
+        match &self.seals {
+            Some(seals) => open_object(seals, name, stored).map_err(|e| Error::stored(name, e)),
+            None => Ok(stored.to_vec()),
+        }
     }
 
     /// What is to be stored under this name.

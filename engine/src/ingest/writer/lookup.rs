@@ -10,6 +10,7 @@ use cryostore_format::{ChunkHash, ChunkId, PackId};
 use super::{Found, Writer};
 use crate::error::Result;
 use crate::index::{Index, Location, Opening};
+use crate::ingest::base::Base;
 use crate::limits;
 use crate::pack::directories::PackDirectory;
 use crate::pack::object_name;
@@ -164,7 +165,7 @@ impl<'r> Writer<'r> {
         }
     }
 
-    /// True if the store has the pack, with the length that its directory says, and no collection condemns it: what is not so is not referred to again.
+    /// True if the store has the pack, with the length that its directory says, and no collection condemns it: what is not so is not referred to again. Of a base in a bucket the snapshot is enough.
     pub(super) fn pack_is_whole(&mut self, pack: PackId) -> bool {
         if let Some(exists) = self.exists.get(&pack) {
             return *exists;
@@ -172,6 +173,12 @@ impl<'r> Writer<'r> {
         if self.terms.condemns(pack) {
             self.exists.insert(pack, false);
             return false;
+        }
+        // The base was seen after the session had begun: W4 of the protocol.
+        let in_base = |base: &&Base| base.is_whole && base.manifest.packs.contains(&pack);
+        if self.base.filter(in_base).is_some() {
+            self.exists.insert(pack, true);
+            return true;
         }
         let Some(directory) = self.directory(pack) else {
             return false;

@@ -1,6 +1,6 @@
 //! Owns the taking apart of streams: which chunks are zero, the same as in the base, found elsewhere, or new.
 //!
-//! Always: each byte is in exactly one of the five classes; a pack is referred to only after a look that the store has it, or when this
+//! Always: each byte is in exactly one of the five classes; a pack is referred to only after a look that the store has it, or that a snapshot is there which needs it, or when this
 //! session put it. Base first, then this session's own chunks, then the entry after the last hit, then the index. Never: knows what a tar is.
 //!
 //! Here are the streams; `chunks` follows one chunk, `compare` asks the base, `lookup` everything else, `tables` keeps what deltas are made of.
@@ -75,6 +75,10 @@ pub(super) struct Writer<'r> {
     delta_ids: HashMap<(u32, u32), Vec<ChunkHash>>,
     /// For each delta frame of the base, in their order, as far as it was asked: whether a pack is missing to refer to it.
     broken: Vec<bool>,
+    /// Packs of the base, by number, as far as it was asked: whether they are on this node's disk.
+    near: HashMap<u32, bool>,
+    /// For each delta frame of the base, in their order, as far as it was asked: whether it, or what it is made of, is not.
+    far: Vec<bool>,
     /// Packs that this manifest is not to need, if it can be helped.
     left: HashSet<PackId>,
     /// Those of the base of which nothing is kept: it is stored again.
@@ -202,6 +206,8 @@ impl<'r> Writer<'r> {
             changed: false,
             delta_ids: HashMap::new(),
             broken: Vec::new(),
+            near: HashMap::new(),
+            far: Vec::new(),
             left,
             left_behind,
             behind: Vec::new(),

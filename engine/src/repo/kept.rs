@@ -1,0 +1,110 @@
+//! Owns this node's copies of small objects that do not change: the records of snapshots and of collections.
+//!
+//! Always: a copy is the object's own bytes, as sealed as they are, and stands for the object only while the store lists it with the tag and the length that it had; what the
+//! copy says is checked as if it had just been read. So a tombstone that took a record's place, at whatever length, is seen. Never: kept of a directory, where a list costs as much
+//! as reading; believed of a store whose lists have no tags; used by `check`, which is to see the objects themselves.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::Repository;
+use crate::error::Result;
+use crate::store::Listed;
+
+/// Below the repository's own directory: a file for each object, under its name.
+pub(super) const DIR: &str = "objects";
+
+impl Repository {
+    fn copies(&self) -> Option<PathBuf> {
+        self.cache()
+            .filter(|_| self.copies_too && self.store().local_path().is_none())
+            .map(|cache| cache.join(DIR))
+    }
+
+    /// What a listed object of at most `limit` bytes holds: from the node's copy of it, or read and kept.
+    pub(super) fn read_listed<T>(
+        &self,
+        object: &Listed,
+        limit: u64,
+        decode: impl Fn(&[u8]) -> Result<T>,
+    ) -> Result<T> {
+        let open = |stored: &[u8]| {
+            let envelope = self.vault().open(&object.name, stored)?;
+            decode(&envelope)
+        };
+        if let Some(copy) = self.copy_of(object) {
+            match open(&copy) {
+                Ok(found) => return Ok(found),
+                Err(e) => tracing::debug!("the copy of {} is damaged: {e}", object.name),
+            }
+        }
+        let stored = self.vault().get(&object.name, limit)?;
+        let found = open(&stored)?;
+        if stored.len() as u64 == object.len {
+            self.keep(&object.name, object.tag.as_deref(), &stored);
+        }
+        Ok(found)
+    }
+
+    /// The bytes of an object, if this node has them and they are still what the store has.
+    fn copy_of(&self, object: &Listed) -> Option<Bytes> {
+        let path = self.copies()?.join(&object.name);
+        let tag = object.tag.as_deref()?;
+        let copy = Bytes::from(std::fs::read(path).ok()?);
+        let line = copy.iter().position(|byte| *byte == b'\n')?;
+        let bytes = copy.slice(line + 1..);
+        let same = &copy[..line] == tag.as_bytes() && bytes.len() as u64 == object.len;
+        same.then_some(bytes)
+    }
+
+    /// Keeps a copy of an object that has this tag. Without it the object is read when it is needed: errors are no loss.
+    pub(super) fn keep(&self, name: &str, tag: Option<&str>, stored: &[u8]) {
+        let (Some(dir), Some(tag)) = (self.copies(), tag) else {
+            return;
+        };
+        if tag.contains('\n') {
+            return;
+        }
+        let path = dir.join(name);
+        let write = || -> std::io::Result<()> {
+            let dir = path.parent().unwrap_or(Path::new("."));
+            std::fs::create_dir_all(dir)?;
+            let mut file = tempfile::NamedTempFile::new_in(dir)?;
+            file.write_all(tag.as_bytes())?;
+            file.write_all(b"\n")?;
+            file.write_all(stored)?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        if let Err(e) = write() {
+            tracing::debug!("keeping a copy of {name}: {e}");
+        }
+    }
+
+    /// Removes the copies of objects below `prefix` that are not there any more.
+    pub(super) fn forget_unlisted(&self, prefix: &str, listed: &[Listed]) {
+        let Some(root) = self.copies() else { return };
+        let names: HashSet<&str> = listed.iter().map(|object| object.name.as_str()).collect();
+        forget(&root, &root.join(prefix), &names);
+    }
+}
+
+/// Removes the files below `dir` whose names (relative to `root`) are not among these.
+fn forget(root: &Path, dir: &Path, names: &HashSet<&str>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            forget(root, &path, names);
+            // Only an empty one goes.
+            let _ = std::fs::remove_dir(&path);
+            continue;
+        }
+        let name = path.strip_prefix(root).ok().and_then(Path::to_str);
+        if name.is_none_or(|name| !names.contains(name)) {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}

@@ -194,3 +194,9 @@ pub const STANDS_STILL: Duration = Duration::from_secs(60 * 60);
 pub const LATE_PUTS: Duration = Duration::from_secs(60 * 60);
 /// A day: how long the tombstone of a snapshot that was freed stays at its place, so that a put of its commit that comes late finds the place taken. It costs nothing but its listing.
 pub const TOMBSTONE_STAYS: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Packs of which it is kept when they were read: 33 MiB of a file for 16 TiB in packs. Of more, those that were read longest ago are forgotten and read as if they were new.
+pub const CHECKED_PACKS: usize = 1 << 20;
+
+/// Bytes of packs that a check reads before it puts deltas together and keeps what it found: at 200 MB/s some five seconds, which is what a run that is killed has lost.
+pub const CHECK_BATCH: u64 = 1 << 30;

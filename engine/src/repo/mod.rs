@@ -4,6 +4,7 @@
 
 mod collections;
 mod commit;
+mod damage;
 mod keys;
 mod manifests;
 mod marks;
@@ -26,6 +27,7 @@ use crate::memory::Memory;
 use crate::store::{Store, Vault};
 
 pub(crate) use collections::{collection_name, collection_of};
+pub(crate) use damage::{damage_name, damage_of};
 pub(crate) use keys::object_name as key_name;
 pub use keys::{KeyFile, KeyKind, NewKey, Rotated, StoredKey, Unlock};
 pub(crate) use manifests::REWRITTEN;
@@ -70,9 +72,10 @@ pub(crate) fn is_ours(directory: &str) -> bool {
         "sessions",
         "gc",
         "pins",
+        "damaged",
         "keys",
     ];
-    let reserved = ["catalogue", "moves", "damaged", "probe"];
+    let reserved = ["catalogue", "moves", "probe"];
     known.contains(&directory) || reserved.contains(&directory)
 }
 

@@ -63,7 +63,7 @@ impl Turn {
     ) -> Result<()> {
         let now = repo.env().now().as_second();
         let mut checked = Checked::load(repo.cache(), &seen.packs, now);
-        let chosen = choose(&seen.packs, &checked, self.share);
+        let (chosen, least) = choose(&seen.packs, &checked, &seen.recorded, self.share);
         let total = chosen.iter().map(|(_, len)| len).sum::<u64>();
         let is_over = || {
             self.max_duration
@@ -73,12 +73,13 @@ impl Turn {
         let mut coverage = Coverage::default();
         let mut deltas = Deltas::default();
         let (mut rest, mut done) = (&chosen[..], 0);
-        while !rest.is_empty() && (done == 0 || !is_over()) {
+        let has_time = |rest: &[_]| chosen.len() - rest.len() < least || !is_over();
+        while !rest.is_empty() && has_time(rest) {
             let mut batch = HashSet::new();
             let before = done;
             while let Some(((id, len), after)) = rest.split_first() {
                 let is_full = done - before >= limits::CHECK_BATCH;
-                if !batch.is_empty() && (is_full || is_over()) {
+                if is_full || !has_time(rest) {
                     break;
                 }
                 keep_going(monitor)?;
@@ -140,12 +141,14 @@ impl Turn {
     }
 }
 
-/// The packs to read, in this order: in which something was wrong, that were never read, that were read longest ago. The first of these do not count.
+/// The packs to read, in this order: in which something was wrong, or a record says so, that were never read, that were read longest ago. The first of these do not count. And how many of them are read in
+/// any case: these, and one other.
 fn choose(
     packs: &BTreeMap<PackId, u64>,
     checked: &Checked,
+    recorded: &HashSet<PackId>,
     share: Option<Share>,
-) -> Vec<(PackId, u64)> {
+) -> (Vec<(PackId, u64)>, usize) {
     let total = packs.values().sum::<u64>();
     let most = match share {
         None => u64::MAX,
@@ -158,11 +161,13 @@ fn choose(
     let (mut wrong, mut order) = (Vec::new(), Vec::new());
     for (id, len) in packs {
         match checked.get(*id) {
+            _ if recorded.contains(id) => wrong.push((*id, *len)),
             Some(verdict) if !verdict.whole => wrong.push((*id, *len)),
             verdict => order.push((verdict.map(|verdict| verdict.when), *id, *len)),
         }
     }
     order.sort_unstable();
+    let least = wrong.len() + 1;
     let mut chosen = 0_u64;
     for (n, (_, id, len)) in order.into_iter().enumerate() {
         if n > 0 && chosen.saturating_add(len) > most {
@@ -171,7 +176,7 @@ fn choose(
         chosen += len;
         wrong.push((id, len));
     }
-    wrong
+    (wrong, least)
 }
 
 #[cfg(test)]
@@ -195,7 +200,7 @@ mod tests {
             checked.note(id(n), verdict);
         }
         let chosen = |share| {
-            let chosen = choose(&packs, &checked, share);
+            let (chosen, _) = choose(&packs, &checked, &HashSet::new(), share);
             chosen
                 .into_iter()
                 .map(|(id, _)| id.as_bytes()[0])
@@ -209,5 +214,9 @@ mod tests {
             [3, 5],
             "one at least"
         );
+        let recorded = HashSet::from([id(1)]);
+        let chosen = choose(&packs, &checked, &recorded, Some(Share::Bytes(100)));
+        let expected = [1, 3, 5].map(|n| (id(n), 100)).to_vec();
+        assert_eq!(chosen, (expected, 3));
     }
 }

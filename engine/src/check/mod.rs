@@ -1,6 +1,6 @@
 //! Owns the verification of a repository: what is damaged, and which snapshots that touches.
 //!
-//! Always: goes on after damage, so that all of it is named; a damaged object is read once more before it is reported. Never: changes anything in the store.
+//! Always: goes on after damage, so that all of it is named; a damaged object is read once more before it is reported. Never: changes anything in the store, but for `repair`.
 //!
 //! `needed` reads what snapshots need, `packs` each pack, `deltas` what is made of several, `turn` chooses what is read in this run, and `checked` keeps what was verified when.
 
@@ -8,6 +8,7 @@ mod checked;
 mod deltas;
 mod needed;
 mod packs;
+pub mod repair;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -88,6 +89,8 @@ struct Seen {
     snapshots: Vec<(SnapshotRecord, String)>,
     /// Packs that are there, and their lengths.
     packs: BTreeMap<PackId, u64>,
+    /// Those that a record says to be damaged, or that were when it was put.
+    recorded: HashSet<PackId>,
 }
 
 /// With `turn`, data are read.
@@ -103,6 +106,7 @@ fn look(repo: &Repository, turn: Option<&Turn>, monitor: &dyn Monitor) -> Result
         needed,
         snapshots,
         packs,
+        recorded: repo.damaged_packs()?,
     };
     match turn {
         Some(turn) => turn.read(repo, started, &mut seen, monitor)?,

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use cryostore_format::damaged::Extent;
 use cryostore_format::manifest::Manifest;
 use cryostore_format::pack::{DirectoryView, FrameHeader, FrameKind};
 use cryostore_format::patch::Patch;
@@ -31,17 +32,6 @@ pub(super) struct Damage {
     pub(super) frames: HashSet<(PackId, u32)>,
 }
 
-/// What of one pack is damaged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Extent {
-    /// All of it, or it is missing.
-    Whole,
-    /// Its directory.
-    Directory,
-    /// Frames, by their offsets, in ascending order.
-    Frames(Vec<u32>),
-}
-
 impl Damage {
     /// What of a pack is damaged; none if nothing was found.
     pub(super) fn of(&self, id: PackId) -> Option<Extent> {
@@ -52,6 +42,7 @@ impl Damage {
         let mut frames: Vec<u32> = frames.map(|(_, offset)| *offset).collect();
         frames.sort_unstable();
         match frames.is_empty() {
+            false if frames.len() > format_limits::DAMAGED_FRAMES_MAX => Some(Extent::Whole),
             false => Some(Extent::Frames(frames)),
             true => self.directories.contains(&id).then_some(Extent::Directory),
         }

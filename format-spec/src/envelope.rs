@@ -36,6 +36,8 @@ pub enum ObjectType {
     Deletion = 8,
     /// `pins/…`
     Pin = 9,
+    /// `damaged/…`
+    Damage = 11,
 }
 
 impl ObjectType {
@@ -51,6 +53,7 @@ impl ObjectType {
             Self::Collection => "collection record",
             Self::Deletion => "deletion mark",
             Self::Pin => "pin",
+            Self::Damage => "damage record",
             Self::Key => "key",
         }
     }
@@ -66,6 +69,7 @@ impl ObjectType {
             7 => Self::Key,
             8 => Self::Deletion,
             9 => Self::Pin,
+            11 => Self::Damage,
             _ => return None,
         })
     }

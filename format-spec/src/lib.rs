@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 pub mod collection;
+pub mod damaged;
 pub mod delta;
 pub mod encryption;
 pub mod envelope;

@@ -59,6 +59,9 @@ pub const RECORD_MAX: u64 = 1 << 20;
 /// Length of a stream's name. PAX allows any length; Linux refuses paths over 4096 bytes.
 pub const NAME_MAX: u64 = 64 << 10;
 
+/// Damaged frames that one record names: 700 KiB of JSON. A pack of 16 MiB has some 300 frames.
+pub const DAMAGED_FRAMES_MAX: usize = 1 << 16;
+
 /// Packs that one collection record tells imports to leave: 64 GiB of them, 140 KiB of JSON.
 pub const LEAVE_MAX: usize = 4096;
 

@@ -107,6 +107,7 @@ fn the_numbers_in_the_text_are_those_of_the_code() {
             format!("At most {}; absent", limits::COLLECTIONS_MAX),
         ),
         ("mark.md", format!("at most {}", mib(limits::RECORD_MAX))),
+        ("damaged.md", format!("at most {}", mib(limits::RECORD_MAX))),
         (
             "repository.md",
             format!("at most {}", mib(limits::RECORD_MAX)),

@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use cryostore_format::collection::CollectionRecord;
+use cryostore_format::damaged::DamageRecord;
 use cryostore_format::delta::DeltaTable;
 use cryostore_format::envelope::{self, Codec, HEADER_LEN, ObjectType};
 use cryostore_format::manifest::Manifest;
@@ -337,6 +338,12 @@ fn all() -> Vec<Vector> {
             "the pin of a snapshot",
             values::mark().encode(MarkKind::Pin).unwrap(),
         ),
+        vector(
+            "damaged",
+            content(ObjectType::Damage),
+            "the record of a pack of which two frames are damaged",
+            values::damage().encode().unwrap(),
+        ),
         // What no program that knows only version 1 may read as something else. The numbers and names are never given away.
         vector(
             "refused-repository-version",
@@ -614,6 +621,14 @@ fn collections_are_read() {
     assert_eq!(
         CollectionRecord::decode(&bytes("collection-done")),
         Ok(values::collection_that_is_done())
+    );
+}
+
+#[test]
+fn a_damage_record_is_read() {
+    assert_eq!(
+        DamageRecord::decode(&bytes("damaged")),
+        Ok(values::damage())
     );
 }
 

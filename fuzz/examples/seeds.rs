@@ -18,6 +18,7 @@ use cryostore_format::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};
 use cryostore_format::repository::RepositoryRecord;
 use cryostore_format::segment::{PackIds, Segment};
 use cryostore_format::collection::CollectionRecord;
+use cryostore_format::damaged::{DamageRecord, Extent};
 use cryostore_format::mark::{Mark, MarkKind};
 use cryostore_format::session::{Place, SessionRecord, Work};
 use cryostore_format::snapshot::{
@@ -605,6 +606,12 @@ fn records() -> Result<()> {
         done: vec![CollectionId::from_bytes([4; 16])],
         leave: vec![PackId::from_bytes([2; 16]); 2],
     };
+    let damage = DamageRecord {
+        pack: PackId::from_bytes([3; 16]),
+        what: Extent::Frames(vec![32, 65_602]),
+        created: snapshot.created.clone(),
+        owner: session.owner.clone(),
+    };
     let mark = Mark {
         id: snapshot.id,
         created: snapshot.created.clone(),
@@ -621,6 +628,7 @@ fn records() -> Result<()> {
             ObjectType::Deletion,
             mark.encode(MarkKind::Deletion)?,
         ),
+        ("damage", ObjectType::Damage, damage.encode()?),
     ] {
         seed("snapshot", name, &object)?;
         seed(

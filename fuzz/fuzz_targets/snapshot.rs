@@ -1,8 +1,9 @@
-//! The records in JSON: snapshots, tombstones, sessions, collections, marks, repository.json.
+//! The records in JSON: snapshots, tombstones, sessions, collections, marks, damage records, repository.json.
 
 #![no_main]
 
 use cryostore_format::collection::CollectionRecord;
+use cryostore_format::damaged::DamageRecord;
 use cryostore_format::envelope::ObjectType;
 use cryostore_format::mark::{Mark, MarkKind};
 use cryostore_format::repository::{FORMAT, RepositoryRecord, Role, VERSION};
@@ -43,6 +44,13 @@ fn collection(object: &[u8]) {
     );
 }
 
+fn damage(object: &[u8]) {
+    let Ok(record) = DamageRecord::decode(object) else {
+        return;
+    };
+    assert_eq!(DamageRecord::decode(&record.encode().unwrap()), Ok(record));
+}
+
 fn mark(object: &[u8], kind: MarkKind) {
     let Ok(mark) = Mark::decode(kind, object) else {
         return;
@@ -81,6 +89,7 @@ fuzz_target!(|data: &[u8]| {
     objects(ObjectType::Deletion, data, |object| {
         mark(object, MarkKind::Deletion);
     });
+    objects(ObjectType::Damage, data, damage);
     objects(ObjectType::Pin, data, |object| mark(object, MarkKind::Pin));
     repository(data);
 });

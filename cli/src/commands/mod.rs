@@ -21,6 +21,7 @@ mod pin;
 mod process_tree;
 mod prune;
 mod rebuild_index;
+mod repair;
 mod stats;
 mod undelete;
 mod view;
@@ -54,6 +55,7 @@ pub(crate) enum Command {
     Stats(stats::StatsArgs),
     Gc(gc::GcArgs),
     Check(check::CheckArgs),
+    Repair(repair::RepairArgs),
     Key(key::KeyArgs),
     Optimize(optimize::OptimizeArgs),
     RebuildIndex(rebuild_index::RebuildIndexArgs),
@@ -80,6 +82,7 @@ impl Command {
             Self::Stats(args) => stats::run(&args, context).map(done),
             Self::Gc(args) => gc::run(args, context).map(done),
             Self::Check(args) => check::run(&args, context),
+            Self::Repair(args) => repair::run(&args, context),
             Self::Key(args) => key::run(&args, context).map(done),
             Self::Optimize(args) => optimize::run(&args, context).map(done),
             Self::RebuildIndex(args) => rebuild_index::run(&args, context).map(done),

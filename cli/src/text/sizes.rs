@@ -18,6 +18,21 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
+/// Bytes in a size such as `512M`, `20G` or `300MiB`; powers of 1024.
+pub(crate) fn bytes_in(text: &str) -> Option<u64> {
+    let is_unit = |c: char| !c.is_ascii_digit();
+    let (number, unit) = text.split_at(text.find(is_unit).unwrap_or(text.len()));
+    let factor: u64 = match unit.trim_end_matches("iB").trim_end_matches('B') {
+        "" => 1,
+        "K" | "k" => 1 << 10,
+        "M" | "m" => 1 << 20,
+        "G" | "g" => 1 << 30,
+        "T" | "t" => 1 << 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
 /// `part` of `whole`, with one decimal.
 pub(crate) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {

@@ -21,8 +21,8 @@ use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack;
 use crate::pack::reading::read_tables;
 use crate::repo::{
-    ManifestName, REWRITTEN, Repository, collection_of, deleted_place, deletion_name, is_ours,
-    pinned_by, place_name, place_of,
+    ManifestName, REWRITTEN, Repository, collection_of, damage_of, deleted_place, deletion_name,
+    is_ours, pinned_by, place_name, place_of,
 };
 use crate::store::Listed;
 
@@ -52,7 +52,7 @@ pub(super) struct Seen {
     pub(super) in_grace: u64,
     /// Places with a record.
     pub(super) recorded: HashSet<Place>,
-    /// Tombstones that may go, and deletion marks beside nothing: names and bytes.
+    /// Tombstones that may go, deletion marks beside nothing, and damage records of packs that are gone: names and bytes.
     pub(super) leftover_marks: Vec<(String, u64, &'static str)>,
     /// What writes that were cut off have left in a directory.
     pub(super) leftovers: Vec<Listed>,
@@ -174,8 +174,20 @@ fn look_at_objects(repo: &Repository, seen: &mut Seen, monitor: &dyn Monitor) ->
             Err(e) => return Err(e),
         }
     }
+    // Before the packs: a record without a pack is left over, and not that of one that is being put.
+    let damaged = repo.store().list("damaged")?;
     sort_in(repo.store().list("packs")?, seen, |seen, object| {
         seen.packs.insert(pack::id_of(&object.name)?, object.len);
+        Some(())
+    });
+    sort_in(damaged, seen, |seen, object| {
+        let id = damage_of(&object.name)?;
+        if seen.packs.contains_key(&id) {
+            seen.other_bytes += object.len;
+        } else {
+            let (name, reason) = (object.name.clone(), "the damaged pack is gone");
+            seen.leftover_marks.push((name, object.len, reason));
+        }
         Some(())
     });
     Ok(())

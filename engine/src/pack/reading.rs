@@ -234,7 +234,7 @@ impl Reading {
 }
 
 /// Fetches one frame.
-fn fetch_one(
+pub fn fetch_one(
     vault: &Vault,
     manifest: &Manifest,
     frame: &FrameRef,

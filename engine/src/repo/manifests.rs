@@ -194,6 +194,13 @@ impl Repository {
         Ok(manifest)
     }
 
+    /// The name of the last manifest that a snapshot has, whatever can be read of it.
+    pub(crate) fn last_manifest_name(&self, snapshot: &SnapshotRecord) -> Result<ManifestName> {
+        let first = snapshot.manifest.id;
+        let last = self.rewritten(first)?.pop();
+        Ok(last.map_or(ManifestName::first(first), |(name, _)| name))
+    }
+
     /// Puts a manifest that is to take the place of `old`, with a name that never comes again.
     pub(crate) fn put_rewritten(
         &self,

@@ -5,6 +5,7 @@
 mod collections;
 mod commit;
 mod copies;
+mod damage;
 mod kept;
 mod keys;
 mod manifests;
@@ -30,6 +31,7 @@ use crate::store::{Store, Vault};
 
 pub(crate) use collections::{collection_name, collection_of};
 pub use copies::{CacheUse, Kept};
+pub(crate) use damage::{damage_name, damage_of};
 pub(crate) use keys::object_name as key_name;
 pub use keys::{KeyFile, KeyKind, NewKey, Rotated, StoredKey, Unlock};
 pub(crate) use manifests::REWRITTEN;
@@ -67,7 +69,7 @@ pub struct Repository {
 }
 
 /// Directories right below the root whose objects are ours.
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 10] = [
     "packs",
     "index",
     "manifests",
@@ -76,12 +78,13 @@ const KNOWN: [&str; 9] = [
     "sessions",
     "gc",
     "pins",
+    "damaged",
     "keys",
 ];
 
 /// True for the name of a directory, right below the root, whose objects are ours, of this version or a later one.
 pub(crate) fn is_ours(directory: &str) -> bool {
-    let reserved = ["catalogue", "moves", "damaged", "probe"];
+    let reserved = ["catalogue", "moves", "probe"];
     KNOWN.contains(&directory) || reserved.contains(&directory)
 }
 

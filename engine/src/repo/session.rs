@@ -34,6 +34,7 @@ pub struct Terms {
     condemned: HashSet<PackId>,
     given_up: HashSet<Place>,
     leave: HashSet<PackId>,
+    damaged: HashSet<PackId>,
     /// What was condemned is not known: a record is damaged.
     alone: bool,
 }
@@ -44,6 +45,12 @@ impl Terms {
     pub fn condemns(&self, pack: PackId) -> bool {
         let own = || self.prefix == Some(SessionPrefix::in_id(pack.as_bytes()));
         self.condemned.contains(&pack) || (self.alone && !own())
+    }
+
+    /// True for a pack that is not to be referred to anew: it is condemned, or damaged.
+    #[must_use]
+    pub fn avoids(&self, pack: PackId) -> bool {
+        self.condemns(pack) || self.damaged.contains(&pack)
     }
 
     /// True for a snapshot that cannot be brought back.
@@ -78,6 +85,7 @@ pub struct Session<'r> {
     repo: &'r Repository,
     record: Mutex<SessionRecord>,
     id: SessionId,
+    work: Work,
     place: Option<Place>,
     terms: Arc<Terms>,
     renewed: Mutex<Duration>,
@@ -95,7 +103,7 @@ pub struct LiveSession {
 }
 
 impl<'r> Session<'r> {
-    /// W1 to W3: puts the record, reads the collections that are there, and names them.
+    /// W1 to W3: puts the record, reads the collections that are there, names them, and lists the packs that are damaged.
     pub fn start(repo: &'r Repository, work: Work, place: Option<Place>) -> Result<Self> {
         let mut session = Self::create(repo, work, place)?;
         session.learn()?;
@@ -149,6 +157,10 @@ impl<'r> Session<'r> {
             terms.given_up.extend(record.given_up);
             terms.leave.extend(record.leave);
         }
+        // A reader refers to nothing anew.
+        if self.work != Work::Read {
+            terms.damaged = repo.damaged_packs()?;
+        }
         self.terms = Arc::new(terms);
         if !named.is_empty() {
             self.replace_record(|record| record.collections = named)?;
@@ -174,6 +186,7 @@ impl<'r> Session<'r> {
             repo,
             record: Mutex::new(record),
             id,
+            work,
             place,
             terms: Arc::default(),
             renewed: Mutex::new(repo.env().elapsed()),

@@ -45,13 +45,15 @@ pub enum SealKind {
     Deletion = 8,
     /// `pins/…`
     Pin = 9,
+    /// `damaged/…`
+    Damage = 11,
     /// A frame of a pack.
     Frame = 32,
     /// The directory of a pack.
     Directory = 33,
 }
 
-const KINDS: [SealKind; 11] = [
+const KINDS: [SealKind; 12] = [
     SealKind::Segment,
     SealKind::Manifest,
     SealKind::Snapshot,
@@ -61,6 +63,7 @@ const KINDS: [SealKind; 11] = [
     SealKind::Key,
     SealKind::Deletion,
     SealKind::Pin,
+    SealKind::Damage,
     SealKind::Frame,
     SealKind::Directory,
 ];
@@ -88,6 +91,7 @@ impl SealKind {
             Self::Key => contexts!("key ring"),
             Self::Deletion => contexts!("deletion mark"),
             Self::Pin => contexts!("pin"),
+            Self::Damage => contexts!("damage record"),
             Self::Frame => contexts!("frame"),
             Self::Directory => contexts!("directory"),
         }
@@ -105,6 +109,7 @@ impl SealKind {
             Self::Key => "key",
             Self::Deletion => "deletion mark",
             Self::Pin => "pin",
+            Self::Damage => "damage record",
             Self::Frame => "frame",
             Self::Directory => "pack directory",
         }

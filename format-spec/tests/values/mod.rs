@@ -1,6 +1,7 @@
 //! What the golden vectors hold, as values.
 
 use cryostore_format::collection::CollectionRecord;
+use cryostore_format::damaged::{DamageRecord, Extent};
 use cryostore_format::delta::{BaseRun, DeltaFrame, DeltaTable, Deltas, TablePack};
 use cryostore_format::envelope::Codec;
 use cryostore_format::manifest::{
@@ -575,6 +576,15 @@ pub fn session_after_a_collection() -> SessionRecord {
         place: None,
         collections: vec![collection().id],
         ..session()
+    }
+}
+
+pub fn damage() -> DamageRecord {
+    DamageRecord {
+        pack: PackId::from_bytes([0x70; 16]),
+        what: Extent::Frames(vec![32, 65_602]),
+        created: "2026-11-20T13:00:00Z".to_owned(),
+        owner: "node-1, process 7".to_owned(),
     }
 }
 

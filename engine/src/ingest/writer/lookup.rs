@@ -165,12 +165,12 @@ impl<'r> Writer<'r> {
         }
     }
 
-    /// True if the store has the pack, with the length that its directory says, and no collection condemns it: what is not so is not referred to again. Of a base in a bucket the snapshot is enough.
+    /// True if the store has the pack, with the length that its directory says, no collection condemns it and no damage was found in it: what is not so is not referred to again. Of a base in a bucket the snapshot is enough.
     pub(super) fn pack_is_whole(&mut self, pack: PackId) -> bool {
         if let Some(exists) = self.exists.get(&pack) {
             return *exists;
         }
-        if self.terms.condemns(pack) {
+        if self.terms.avoids(pack) {
             self.exists.insert(pack, false);
             return false;
         }

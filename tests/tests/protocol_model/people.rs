@@ -28,7 +28,15 @@ pub enum Read {
     #[default]
     Idle,
     CreateSession,
-    Look,
+    ListCollections,
+    NameCollections {
+        known: Set,
+    },
+    Look {
+        known: Set,
+    },
+    /// A collection that it names condemns what it is to read.
+    NameNone,
     /// Reads the packs of its manifest, for as long as it likes. If one is missing it goes on with another manifest.
     Reading {
         refs: Set,
@@ -202,16 +210,37 @@ impl Protocol {
                 if !self.breaks(Broken::ReaderWithoutSession) {
                     store.sessions[READER] = Some(Set::EMPTY);
                 }
-                Read::Look
+                Read::ListCollections
             }
-            Read::Look => match store.trusted_manifest(OLD) {
+            Read::ListCollections => {
+                let known = store.collections;
+                if known.is_empty() || self.breaks(Broken::ReaderWithoutSession) {
+                    Read::Look { known: Set::EMPTY }
+                } else {
+                    Read::NameCollections { known }
+                }
+            }
+            Read::NameCollections { known } => {
+                store.sessions[READER] = Some(known);
+                Read::Look { known }
+            }
+            Read::Look { known } => match store.trusted_manifest(OLD) {
                 Some(manifest) if store.is_there(OLD) => {
                     let refs = store.manifests[manifest].unwrap_or_default();
                     let promised = ghost.kept.has(OLD);
-                    Read::Reading { refs, promised }
+                    let free = refs.without(store.condemned(known)) == refs;
+                    if free || self.breaks(Broken::ReaderNamesWhatItReads) {
+                        Read::Reading { refs, promised }
+                    } else {
+                        Read::NameNone
+                    }
                 }
                 _ => Read::EndSession,
             },
+            Read::NameNone => {
+                store.sessions[READER] = Some(Set::EMPTY);
+                Read::Look { known: Set::EMPTY }
+            }
             Read::Reading { .. } => Read::EndSession,
             Read::EndSession => {
                 store.sessions[READER] = None;

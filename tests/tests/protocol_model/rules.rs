@@ -41,6 +41,8 @@ pub enum Broken {
     BaseTrustsAnyManifest,
     /// A reader leaves no session.
     ReaderWithoutSession,
+    /// A reader goes on naming a collection that condemns what it reads.
+    ReaderNamesWhatItReads,
     /// An import requires a snapshot that a collection gives up, of which it knows.
     RequiresGivenUp,
     /// C3: pins are read before snapshots.

@@ -49,6 +49,9 @@ struct Global {
     /// Where the local index and other caches are kept [env: CRYOSTORE_CACHE_DIR]
     #[arg(long, global = true, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+    /// Disk that copies of a bucket's packs may take, such as 500M or 20G; 0: none [default: 4G] [env: CRYOSTORE_CACHE_SIZE]
+    #[arg(long, global = true, value_name = "SIZE")]
+    cache_size: Option<String>,
     /// Keep no caches: an import is compared with its base only
     #[arg(long, global = true, conflicts_with = "cache_dir")]
     no_cache: bool,
@@ -98,6 +101,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
         verbose,
         quiet,
         cache_dir,
+        cache_size,
         no_cache,
         max_memory,
         key_file,
@@ -110,6 +114,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
             storage,
             storage_options,
             cache_dir,
+            cache_size,
             no_cache,
             max_memory,
             keys: Sources {

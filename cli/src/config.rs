@@ -22,6 +22,7 @@ Settings, the first that is given counts:
   flag         variable               key in the file
   --storage    CRYOSTORE_STORAGE      storage
   --cache-dir  CRYOSTORE_CACHE_DIR    cache_dir
+  --cache-size CRYOSTORE_CACHE_SIZE   cache_size
   --max-memory CRYOSTORE_MAX_MEMORY   max_memory
   --storage-option                    storage_options, a table; the variable CRYOSTORE_STORAGE_OPTIONS
                                       holds KEY=VALUE pairs with spaces between them
@@ -44,6 +45,7 @@ pub(crate) struct Flags {
     /// Each `KEY=VALUE`.
     pub(crate) storage_options: Vec<String>,
     pub(crate) cache_dir: Option<PathBuf>,
+    pub(crate) cache_size: Option<String>,
     pub(crate) no_cache: bool,
     pub(crate) max_memory: Option<String>,
     pub(crate) keys: Sources,
@@ -57,6 +59,8 @@ pub(crate) struct Settings {
     pub(crate) storage_options: Option<StoreOptions>,
     /// None: no caches.
     pub(crate) cache_dir: Option<PathBuf>,
+    /// Bytes that copies of packs may take; none: as many as usual.
+    pub(crate) cache_size: Option<u64>,
     pub(crate) memory: Memory,
     /// What opens the repository, if anything is said of it.
     pub(crate) keys: Sources,
@@ -105,6 +109,7 @@ struct File {
     storage: Option<String>,
     storage_options: Vec<Pair>,
     cache_dir: Option<PathBuf>,
+    cache_size: Option<String>,
     max_memory: Option<String>,
     keys: Sources,
 }
@@ -188,17 +193,18 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
         .or(system.cache_dir)
         .or_else(default)
         .filter(|_| !flags.no_cache);
+    let text = |name| Some(around.get(name)?.to_string_lossy().into_owned());
+    let cache_size = flags
+        .cache_size
+        .clone()
+        .or_else(|| text("CRYOSTORE_CACHE_SIZE"))
+        .or(user.cache_size)
+        .or(system.cache_size);
+    let cache_size = cache_size.map(|text| bytes_of("--cache-size", &text));
     let memory = flags
         .max_memory
         .clone()
-        .or_else(|| {
-            Some(
-                around
-                    .get("CRYOSTORE_MAX_MEMORY")?
-                    .to_string_lossy()
-                    .into_owned(),
-            )
-        })
+        .or_else(|| text("CRYOSTORE_MAX_MEMORY"))
         .or(user.max_memory)
         .or(system.max_memory);
     let memory = memory.map_or_else(|| Ok(Memory::default()), |text| memory_of(&text))?;
@@ -206,6 +212,7 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
         storage,
         storage_options,
         cache_dir,
+        cache_size: cache_size.transpose()?,
         memory,
         keys: keys.unwrap_or_default(),
         keys_dir,
@@ -227,8 +234,12 @@ fn keys_of_variables(around: &Surroundings<'_>) -> Sources {
     }
 }
 
-/// A size such as `512M`, `1G` or `300MiB`; powers of 1024.
 fn memory_of(text: &str) -> Result<Memory, Failure> {
+    Ok(Memory::at_most(bytes_of("--max-memory", text)?)?)
+}
+
+/// A size such as `512M`, `1G` or `300MiB`; powers of 1024.
+fn bytes_of(flag: &str, text: &str) -> Result<u64, Failure> {
     let unit = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -241,13 +252,12 @@ fn memory_of(text: &str) -> Result<Memory, Failure> {
         _ => 0,
     };
     let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
-    match bytes.filter(|_| unit > 0) {
-        Some(bytes) => Ok(Memory::at_most(bytes)?),
-        None => Err(Failure::usage(
-            format!("--max-memory: `{text}` is no size"),
+    bytes.filter(|_| unit > 0).ok_or_else(|| {
+        Failure::usage(
+            format!("{flag}: `{text}` is no size"),
             "write 512M, 1G or a number of bytes",
-        )),
-    }
+        )
+    })
 }
 
 impl File {
@@ -302,6 +312,7 @@ impl File {
                     let what = format!("{file}: `passphrase_file`");
                     out.keys.passphrase_files = vec![absolute(&what, value, around)?];
                 }
+                "cache_size" => out.cache_size = Some(value.to_owned()),
                 "max_memory" => out.max_memory = Some(value.to_owned()),
                 "cache_dir" => {
                     out.cache_dir = Some(absolute(&format!("{file}: `cache_dir`"), value, around)?)
@@ -309,7 +320,7 @@ impl File {
                 _ => {
                     return Err(Failure::usage(
                         format!("{file}: the key `{key}` is not known"),
-                        "the keys are `storage`, `storage_options`, `cache_dir`, `max_memory`, `key_file`, `key_command` and `passphrase_file`",
+                        "the keys are `storage`, `storage_options`, `cache_dir`, `cache_size`, `max_memory`, `key_file`, `key_command` and `passphrase_file`",
                     ));
                 }
             }

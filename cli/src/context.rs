@@ -62,7 +62,11 @@ impl Context {
         };
         let env = Arc::clone(&self.env);
         let repo = Repository::open_with(store, env, settings.cache_dir.as_deref(), unlock)?;
-        Ok(repo.with_memory(settings.memory))
+        let repo = repo.with_memory(settings.memory);
+        Ok(match settings.cache_size {
+            Some(bytes) => repo.with_cache_size(bytes),
+            None => repo,
+        })
     }
 
     /// What keys are named, and where those are kept that `init` makes.

@@ -7,7 +7,7 @@ use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "init",
     "import",
     "export",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 14] = [
     "check",
     "optimize",
     "rebuild-index",
+    "cache",
     "demo",
     "completions",
     "man",
@@ -205,6 +206,12 @@ fn an_archive_goes_in_and_comes_back_until_it_is_deleted() {
     assert_eq!(place.json(&["check", "--read-data"], 0)["ok"], true);
     assert_eq!(place.json(&["stats"], 0)["logical_bytes"], 2 * tar(1).len());
     assert_eq!(place.json(&["rebuild-index"], 0)["packs"], 2);
+    // Of a directory there are no copies of packs.
+    let cache = place.json(&["cache", "--cache-size", "1G"], 0);
+    assert!(cache["packs_at_most"].is_null() && cache["directories"]["files"] == 2);
+    let cleared = place.json(&["cache", "clear"], 0);
+    assert_eq!(cleared["removed"]["files"], 2);
+    place.run(&["cache", "--no-cache"], 2);
     // Two packs that came one after the other are in order already.
     let optimized = place.json(&["optimize"], 0);
     assert_eq!(optimized["snapshots"][0]["id"], second.as_str());

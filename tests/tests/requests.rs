@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use cryostore_engine::check::{CheckOptions, check};
 use cryostore_engine::format::snapshot::SnapshotRecord;
+use cryostore_engine::gc::{GcOptions, collect};
 use cryostore_engine::{
     ImportOptions, Output, Repository, Silent, Source, Store, SystemEnv, export, import,
 };
@@ -111,6 +112,24 @@ fn a_node_reads_the_record_of_a_snapshot_once_and_of_its_own_not_at_all() {
 }
 
 #[test]
+fn a_session_reads_the_record_of_a_collection_once() {
+    let bucket = Bucket::new();
+    // Of another node: the collector reads its own record, too.
+    let repo = Repository::open(bucket.store(), Arc::new(SystemEnv::new()), None).unwrap();
+    let tars = [1, 2].map(|n| checkpoint(&noise(1 << 20, n), 4096));
+    let ids = tars.each_ref().map(|tar| bucket.import(tar).id);
+    repo.delete(&ids[..1], "test").unwrap();
+    collect(&repo, &GcOptions::default(), &Silent).unwrap();
+    let records = bucket.store().list("gc").unwrap().len();
+    assert!(records > 0);
+    for reads in [records, 0] {
+        bucket.watched.reset();
+        bucket.import(&tars[1]);
+        assert_eq!(bucket.watched.count("get gc/"), reads);
+    }
+}
+
+#[test]
 fn a_copy_of_a_record_is_not_believed_once_it_is_damaged_or_the_object_is_another_one() {
     let bucket = Bucket::new();
     let cache = bucket.cache.path().join("cache");
@@ -200,6 +219,98 @@ fn an_export_from_a_bucket_takes_few_requests_however_many_imports_it_stands_on(
         assert!(bytes < (81 + n) * MIB, "export {n}: {bytes} bytes");
         change(&mut pages, n);
     }
+}
+
+#[test]
+fn an_import_into_a_bucket_takes_few_requests_however_many_came_before() {
+    let bucket = Bucket::new();
+    let mut pages = noise(24 << 20, 1);
+    for n in 0..10_u64 {
+        bucket.watched.reset();
+        let snapshot = bucket.import(&checkpoint(&pages, 4096));
+        let (requests, kinds) = (bucket.watched.log().len() as u64, bucket.kinds());
+        let most = snapshot.cost.bytes_added / (8 * MIB) + 14;
+        assert!(
+            requests <= most,
+            "import {n}: {requests} requests, {most} may be: {kinds:?}"
+        );
+        assert!(n == 0 || snapshot.cost.classes.delta.pages > 0);
+        change(&mut pages, n);
+    }
+}
+
+#[test]
+fn an_import_is_right_when_copies_of_packs_are_damaged_and_they_are_removed() {
+    let bucket = Bucket::new();
+    let mut pages = noise(4 << 20, 1);
+    bucket.import(&checkpoint(&pages, 4096));
+    let mut copies = 0;
+    for dir in fs::read_dir(bucket.cache.path().join("cache")).unwrap() {
+        let packs = dir.unwrap().path().join("packs");
+        for copy in fs::read_dir(packs).into_iter().flatten() {
+            let path = copy.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            bytes.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+            fs::write(path, bytes).unwrap();
+            copies += 1;
+        }
+    }
+    assert!(copies > 0);
+    change(&mut pages, 1);
+    let tar = checkpoint(&pages, 4096);
+    bucket.watched.reset();
+    let snapshot = bucket.import(&tar);
+    assert!(bucket.watched.count("ranges packs/") > 0);
+    bucket.export(&snapshot, &tar);
+}
+
+#[test]
+fn a_node_without_copies_of_the_bases_packs_downloads_none_for_deltas() {
+    let bucket = Bucket::new();
+    let mut pages = noise(16 << 20, 1);
+    bucket.import(&checkpoint(&pages, 4096));
+    let fresh = Bucket {
+        watched: bucket.watched.clone(),
+        cache: tempfile::tempdir().unwrap(),
+    };
+    change(&mut pages, 1);
+    let tar = checkpoint(&pages, 4096);
+    bucket.watched.reset();
+    let snapshot = fresh.import(&tar);
+    let classes = snapshot.cost.classes;
+    assert!(classes.delta.pages == 0 && classes.new.pages > 300);
+    // Directories, which have the ids to compare with.
+    assert!(
+        bucket.watched.bytes_read() < MIB,
+        "{}",
+        bucket.watched.bytes_read()
+    );
+    fresh.export(&snapshot, &tar);
+}
+
+#[test]
+fn what_a_node_has_copies_of_is_exported_without_the_bucket_and_checked_in_it() {
+    let bucket = Bucket::new();
+    let tar = checkpoint(&noise(4 << 20, 1), 4096);
+    let snapshot = bucket.import(&tar);
+    let cache = bucket.cache.path().join("cache");
+    let open =
+        || Repository::open(bucket.store(), Arc::new(SystemEnv::new()), Some(&cache)).unwrap();
+    bucket.watched.reset();
+    let mut out = Vec::new();
+    export(&open(), &snapshot, Output::Stream(&mut out), &Silent).unwrap();
+    assert!(out == tar);
+    assert_eq!(bucket.watched.count("ranges packs/"), 0);
+    check(&open(), &CheckOptions { read_data: true }, &Silent).unwrap();
+    assert!(bucket.watched.bytes_read() > 4 * MIB);
+
+    let all = open().cache_use();
+    assert!(all.packs.bytes > 4 * MIB && all.records.files == 1);
+    open().clear_cache().unwrap();
+    assert_eq!(open().cache_use().packs.files, 0);
+    bucket.watched.reset();
+    export(&open(), &snapshot, Output::Stream(&mut Vec::new()), &Silent).unwrap();
+    assert!(bucket.watched.count("ranges packs/") > 0);
 }
 
 /// `CRYOSTORE_SERIES="1.tar 2.tar …"`: the figures of a series of one's own.

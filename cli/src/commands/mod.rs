@@ -2,6 +2,7 @@
 //!
 //! Always: text and JSON are two views of one report. Never: a command prints beside `output` and `screen`.
 
+mod cache;
 mod check;
 mod completions;
 mod delete;
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     Key(key::KeyArgs),
     Optimize(optimize::OptimizeArgs),
     RebuildIndex(rebuild_index::RebuildIndexArgs),
+    Cache(cache::CacheArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -81,6 +83,7 @@ impl Command {
             Self::Key(args) => key::run(&args, context).map(done),
             Self::Optimize(args) => optimize::run(&args, context).map(done),
             Self::RebuildIndex(args) => rebuild_index::run(&args, context).map(done),
+            Self::Cache(args) => cache::run(&args, context).map(done),
             Self::Demo(args) => demo::run(&args, context).map(done),
             Self::Completions(args) => completions::run(&args).map(done),
             Self::Man(args) => man::run(&args, context).map(done),

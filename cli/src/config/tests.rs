@@ -166,6 +166,24 @@ fn a_tilde_in_a_file_is_the_home_directory_and_a_url_stays_as_it_is() {
 }
 
 #[test]
+fn the_size_of_the_cache_comes_from_the_flag_then_the_variable_then_the_files() {
+    let size = |flag: Option<&str>, variables: &[(&str, &str)], files: &[(&str, &str)]| {
+        let flags = Flags {
+            cache_size: flag.map(str::to_owned),
+            ..Flags::default()
+        };
+        settle(&flags, variables, files).map(|settings| settings.cache_size)
+    };
+    let files = [(USER.0, "cache_size = \"2G\"")];
+    let variables = [HOME, ("CRYOSTORE_CACHE_SIZE", "20M")];
+    assert_eq!(size(Some("0"), &variables, &files).ok(), Some(Some(0)));
+    assert_eq!(size(None, &variables, &files).ok(), Some(Some(20 << 20)));
+    assert_eq!(size(None, &[HOME], &files).ok(), Some(Some(2 << 30)));
+    assert_eq!(size(None, &[HOME], &[]).ok(), Some(None));
+    assert!(size(Some("much"), &[HOME], &[]).is_err());
+}
+
+#[test]
 fn memory_is_a_size_and_too_little_of_it_says_how_much_is_needed() {
     let memory = |text: &str| {
         let flags = Flags {

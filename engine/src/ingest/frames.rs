@@ -114,9 +114,10 @@ pub(super) struct FrameSink<'r> {
     index_jobs: usize,
 }
 
-/// Of a base in a bucket some MiB are fetched with one request, where changes stand close.
+/// Of a base in a bucket some MiB are fetched with one request, where changes stand close, should a copy on this node be damaged or gone.
 fn ahead(repo: &Repository, base: Option<&Manifest>) -> Option<Ahead> {
-    let base = base.filter(|_| repo.store().local_path().is_none())?;
+    let all_near = |base: &&Manifest| base.packs.iter().all(|pack| repo.vault().is_near(*pack));
+    let base = base.filter(|base| !all_near(base))?;
     Some(Ahead::within(limits::AHEAD_BY_IMPORT).perhaps(Wanted::all_of(base)))
 }
 
@@ -370,7 +371,12 @@ impl<'r> FrameSink<'r> {
             directories.keep_ids(sealed.id, &sealed.ids);
         }
         self.put.packs += 1;
+        let bytes = sealed.bytes.clone();
         self.put_object(object_name(sealed.id), sealed.bytes)?;
+        if let Some(copies) = self.vault.copies() {
+            // While it is on its way.
+            copies.put(sealed.id, &bytes);
+        }
         self.ended.push(sealed.id);
         if delta {
             return Ok(());

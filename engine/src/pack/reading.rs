@@ -561,7 +561,7 @@ fn fetch_of_pack(
     Ok(())
 }
 
-/// Reads parts of a pack.
+/// Reads parts of a pack, from this node's copy of it if there is one.
 fn get(
     vault: &Vault,
     manifest: &Manifest,
@@ -569,7 +569,12 @@ fn get(
     ranges: &[Range<u64>],
     count: &mut Fetched,
 ) -> Result<Vec<Bytes>> {
-    let name = object_name(pack_of(manifest, pack)?);
+    let id = pack_of(manifest, pack)?;
+    let copy = vault.copies().and_then(|copies| copies.read(id, ranges));
+    if let Some(parts) = copy {
+        return Ok(parts);
+    }
+    let name = object_name(id);
     let parts = vault.store().get_ranges(&name, ranges).map_err(|e| match e.kind() {
         Kind::NotFound => Error::new(Kind::Corrupt, format!("{name} is missing in {}", vault.store().name()))
             .hint("run `cryostore check` to see which snapshots are touched; a snapshot that was deleted meanwhile cannot be read on"),

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::store::Listed;
 
 /// Below the repository's own directory: a file for each object, under its name.
-const DIR: &str = "objects";
+pub(super) const DIR: &str = "objects";
 
 impl Repository {
     fn copies(&self) -> Option<PathBuf> {

@@ -4,6 +4,7 @@
 
 mod collections;
 mod commit;
+mod copies;
 mod kept;
 mod keys;
 mod manifests;
@@ -28,6 +29,7 @@ use crate::memory::Memory;
 use crate::store::{Store, Vault};
 
 pub(crate) use collections::{collection_name, collection_of};
+pub use copies::{CacheUse, Kept};
 pub(crate) use keys::object_name as key_name;
 pub use keys::{KeyFile, KeyKind, NewKey, Rotated, StoredKey, Unlock};
 pub(crate) use manifests::REWRITTEN;
@@ -195,7 +197,8 @@ impl Repository {
             cache,
             memory: Memory::default(),
             copies_too: true,
-        })
+        }
+        .with_usual_cache_size())
     }
 
     /// The same, which reads the store's objects themselves, of which this node may have copies.
@@ -203,6 +206,7 @@ impl Repository {
     pub fn without_copies(&self) -> Self {
         Self {
             copies_too: false,
+            vault: self.vault.clone().with_copies(None),
             ..self.clone()
         }
     }

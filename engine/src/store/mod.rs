@@ -5,6 +5,7 @@
 //! not given.
 
 mod cloud;
+mod copies;
 mod create;
 mod explain;
 mod files;
@@ -39,6 +40,7 @@ pub use self::probe::Probe;
 use crate::bridge::{Bridge, Tasks};
 use crate::error::{Error, Kind, Result};
 
+pub use copies::Copies;
 pub use vault::{FramePlace, Vault};
 
 /// An object of a list.

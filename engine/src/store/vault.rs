@@ -13,7 +13,7 @@ use cryostore_format::encryption::{
 use cryostore_format::pack::{Directory, TRAILER_LEN, check_pack_header};
 use cryostore_format::{FormatError, PackId};
 
-use super::Store;
+use super::{Copies, Store};
 use crate::error::{Error, Kind, Result};
 
 /// A store, and what is needed to understand its objects.
@@ -21,6 +21,7 @@ use crate::error::{Error, Kind, Result};
 pub struct Vault {
     store: Store,
     seals: Option<Arc<Seals>>,
+    copies: Option<Arc<Copies>>,
 }
 
 /// Where a frame stands.
@@ -38,14 +39,39 @@ impl Vault {
     /// A store whose objects are in clear.
     #[must_use]
     pub const fn plain(store: Store) -> Self {
-        Self { store, seals: None }
+        Self {
+            store,
+            seals: None,
+            copies: None,
+        }
     }
 
     /// A store whose objects are sealed.
     #[must_use]
     pub fn sealed(store: Store, seals: Seals) -> Self {
-        let seals = Some(Arc::new(seals));
-        Self { store, seals }
+        Self {
+            seals: Some(Arc::new(seals)),
+            ..Self::plain(store)
+        }
+    }
+
+    /// The same, with these copies of packs on this node, or none.
+    #[must_use]
+    pub fn with_copies(self, copies: Option<Arc<Copies>>) -> Self {
+        Self { copies, ..self }
+    }
+
+    /// This node's copies of packs.
+    #[must_use]
+    pub const fn copies(&self) -> Option<&Arc<Copies>> {
+        self.copies.as_ref()
+    }
+
+    /// True if parts of a pack are read from this node's disk.
+    #[must_use]
+    pub fn is_near(&self, pack: PackId) -> bool {
+        let copies = self.copies.as_ref();
+        self.store.local_path().is_some() || copies.is_some_and(|copies| copies.has(pack))
     }
 
     /// The store.

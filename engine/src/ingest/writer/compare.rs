@@ -103,8 +103,9 @@ impl<'r> Writer<'r> {
         let mut bases = deltas::page_bases(&manifest, stood, *step);
         // All that it is put together of must be there, and stay.
         let chunk = bases.find(|chunk| !self.is_left_behind(&manifest, &chunk.frame))?;
-        self.is_whole(&manifest, &chunk.frame)
-            .then_some(PageBase { chunk, again })
+        // Of a base in a bucket nothing is downloaded for a delta: it would be more than the delta saves.
+        let good = self.is_near(&manifest, &chunk.frame) && self.is_whole(&manifest, &chunk.frame);
+        good.then_some(PageBase { chunk, again })
     }
 
     pub(super) fn base_piece(&mut self, id: ChunkId) -> Option<BaseChunk> {

@@ -75,6 +75,10 @@ pub(super) struct Writer<'r> {
     delta_ids: HashMap<(u32, u32), Vec<ChunkHash>>,
     /// For each delta frame of the base, in their order, as far as it was asked: whether a pack is missing to refer to it.
     broken: Vec<bool>,
+    /// Packs of the base, by number, as far as it was asked: whether they are on this node's disk.
+    near: HashMap<u32, bool>,
+    /// For each delta frame of the base, in their order, as far as it was asked: whether it, or what it is made of, is not.
+    far: Vec<bool>,
     /// Packs that this manifest is not to need, if it can be helped.
     left: HashSet<PackId>,
     /// Those of the base of which nothing is kept: it is stored again.
@@ -202,6 +206,8 @@ impl<'r> Writer<'r> {
             changed: false,
             delta_ids: HashMap::new(),
             broken: Vec::new(),
+            near: HashMap::new(),
+            far: Vec::new(),
             left,
             left_behind,
             behind: Vec::new(),

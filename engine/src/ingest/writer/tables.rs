@@ -28,6 +28,19 @@ impl<'r> Writer<'r> {
         !found
     }
 
+    /// True if a frame of the base, and all that its pages are made of, is on this node's disk.
+    pub(super) fn is_near(&mut self, manifest: &Manifest, frame: &FrameRef) -> bool {
+        let (near, vault) = (&mut self.near, self.repo.vault());
+        let found = manifest.deltas.stands_on(frame, &mut self.far, |frame| {
+            let pack = manifest.packs.get(frame.pack as usize);
+            let near = near
+                .entry(frame.pack)
+                .or_insert_with(|| pack.is_some_and(|pack| vault.is_near(*pack)));
+            !*near
+        });
+        !found
+    }
+
     /// True if a frame of the base, or one that any of its pages is made of, is in a pack that this manifest is not to need.
     pub(super) fn is_left_behind(&mut self, manifest: &Manifest, frame: &FrameRef) -> bool {
         let (packs, known) = (&self.left_behind, &mut self.behind);

@@ -17,6 +17,7 @@ const COMMANDS: [&str; 15] = [
     "stats",
     "gc",
     "check",
+    "repair",
     "optimize",
     "rebuild-index",
     "cache",
@@ -381,6 +382,50 @@ fn damage_is_found_and_gives_exit_code_5() {
         text.contains("manifests/") && text.contains(&id[..8]),
         "{text}"
     );
+}
+
+#[test]
+fn what_is_lost_is_named_and_healed_by_a_second_import() {
+    let place = Place::with_repository();
+    let id = place.import(1, &[]);
+    let verified = &place.json(&["check", "--read-data-subset", "5%"], 0)["verified"];
+    assert_eq!(
+        (verified["now"].as_u64(), verified["of"].as_u64()),
+        (Some(1), Some(1))
+    );
+    place.run(&["check", "--read-data-subset", "5 %"], 2);
+    assert_eq!(place.json(&["repair"], 0)["ok"], true);
+    let pack = files(&place.path("repository/packs")).remove(0);
+    let mut bytes = read(&pack);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&pack, bytes).unwrap();
+    let dry = place.json(&["repair", "--dry-run"], 5);
+    assert_eq!(dry["lost"][0]["id"], id.as_str());
+    let (text, _) = place.run(&["repair"], 5);
+    assert!(text.contains("LOST") && text.contains(&id[..8]), "{text}");
+    let second = place.import(1, &[]);
+    let report = place.json(&["repair", "--read-data-subset", "0%"], 0);
+    assert_eq!(report["healed"][0]["id"], id.as_str());
+    assert_eq!(report["healed"][0]["from"], second.as_str());
+    place.run(&["export", &id, "-o", "back.tar"], 0);
+    assert!(read(&place.path("back.tar")) == tar(1));
+}
+
+/// All files below a directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() {
+                files(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
 }
 
 #[test]

@@ -129,6 +129,7 @@ impl Report {
         known: &BTreeMap<SnapshotId, SnapshotRecord>,
         look: Look,
     ) -> Self {
+        let ok = found.lost.is_empty();
         let healed = found.healed.into_iter().map(|healed| Healed {
             id: healed.id,
             from: healed.from,
@@ -145,7 +146,7 @@ impl Report {
         let other = found.other.into_iter();
         let other = other.map(|problem| Problem::new((problem.object, problem.text)));
         Self {
-            ok: found.lost.is_empty(),
+            ok,
             dry_run,
             damaged_packs: found.damaged.into_iter().map(Damaged::new).collect(),
             whole_again: found.lifted.iter().map(ToString::to_string).collect(),

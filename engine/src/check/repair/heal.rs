@@ -40,10 +40,8 @@ pub(super) fn heal<'s>(
     for record in records().filter(|record| lost.contains(&record.id)) {
         keep_going(monitor)?;
         // What CRIU needs of another checkpoint is none of this one's chunks.
-        if record
-            .requires
-            .is_some_and(|id| lost.contains(&id) || !records().any(|r| r.id == id))
-        {
+        let is_there = |id| records().any(|other| other.id == id);
+        if !record.requires.is_none_or(is_there) {
             continue;
         }
         let own = problem_of(repo.named_manifest(record))?

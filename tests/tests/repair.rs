@@ -235,14 +235,14 @@ fn a_damaged_record_of_a_collection_is_removed_at_the_users_word_only() {
     let (name, len) = place.objects("gc").remove(0);
     flip(&place, &name, len as usize / 2);
     let report = mend(&place);
-    assert_eq!(report.collections_left, [name.clone()]);
+    assert_eq!(report.collections_left, std::slice::from_ref(&name));
     assert!(place.objects("gc").iter().any(|(found, _)| *found == name));
     let options = RepairOptions {
         no_collection_at_work: true,
         ..RepairOptions::default()
     };
     let report = repair(&place.open(), &options, &Silent).unwrap();
-    assert_eq!(report.collections_removed, [name.clone()]);
+    assert_eq!(report.collections_removed, std::slice::from_ref(&name));
     assert!(!place.objects("gc").iter().any(|(found, _)| *found == name));
 }
 

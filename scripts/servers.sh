@@ -78,7 +78,8 @@ start() {
   shift 2
   "$@" >"$state/$name.log" 2>&1 </dev/null &
   pid=$!
-  at_exit "kill $pid 2>/dev/null; wait $pid 2>/dev/null || true"
+  # At once: what it stored is thrown away, and SeaweedFS was seen to hang when it was asked to end.
+  at_exit "kill -KILL $pid 2>/dev/null; wait $pid 2>/dev/null || true"
   until (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
     ((tries += 1))
     if ! kill -0 "$pid" 2>/dev/null || ((tries > 300)); then
@@ -126,7 +127,7 @@ start_proofs() {
   start seaweedfs "$port" "$home/python/bin/weed" server -dir="$state/weed" -ip=127.0.0.1 -ip.bind=127.0.0.1 -master.port="$master" \
     -volume.port="$(free_port)" -filer.port="$(free_port)" -master.port.grpc="$grpc" -volume.port.grpc="$(free_port)" \
     -filer.port.grpc="$(free_port)" -s3.port.grpc="$(free_port)" -master.volumeSizeLimitMB=64 -volume.max=20 -filer -s3 -s3.port="$port" \
-    -s3.config="$state/weed.json"
+    -s3.port.iceberg=0 -s3.port.lance=0 -master.telemetry=false -s3.config="$state/weed.json"
   echo "s3.bucket.create -name $bucket" | "$home/python/bin/weed" shell -master="127.0.0.1:$master.$grpc" >"$state/weed-shell.log" 2>&1
   CRYOSTORE_TEST_SEAWEEDFS=$(s3_options "$port")
   export CRYOSTORE_TEST_SEAWEEDFS

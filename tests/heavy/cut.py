@@ -146,8 +146,9 @@ def main():
             if late.code != 1:
                 failures.append(f"an import without a network: {late}")
             time.sleep(max(0, began + args.long - time.monotonic()))
-        exporting.wait()
-        importing.wait()
+        for name, running in (("export", exporting), ("import", importing)):
+            result = running.wait()
+            say(f"{name}: in all {result.seconds:.1f} s, {result.code}")
         between, packs = packs_whole(proxy.take(), prefix)
         again = node.run("import", second)
         requests = proxy.take()

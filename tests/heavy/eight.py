@@ -168,6 +168,17 @@ def collector(world, node, args):
                     if not is_deleted:
                         world.snapshots[id].deletion_began = None
 
+    def bring_back(id):
+        gone.remove(id)
+        result = node.run("undelete", id)
+        if result.code == 0:
+            deleted([id], False)
+            world.count("undeletions", result.seconds)
+        elif result.code in (3, 6):
+            world.count("undeletions refused: given up")
+        else:
+            world.fail(f"undelete: {result}")
+
     while not world.over.is_set():
         with world.lock:
             live = [id for id, snapshot in world.snapshots.items() if not snapshot.deleted]
@@ -180,8 +191,11 @@ def collector(world, node, args):
                 deleted([reading], True)
                 gone.append(reading)
                 world.count("deletions", result.seconds)
-                for _ in range(2):
-                    gc(world, node, args, ended_for)
+                if chance.random() < 0.4:
+                    bring_back(reading)
+                else:
+                    for _ in range(2):
+                        gc(world, node, args)
             else:
                 world.fail(f"delete: {result}")
         elif what < 0.35 and len(live) > 12:
@@ -205,16 +219,7 @@ def collector(world, node, args):
             else:
                 world.fail(f"prune: {result}")
         elif what < 0.42 and gone:
-            id = chance.choice(gone[-12:])
-            gone.remove(id)
-            result = node.run("undelete", id)
-            if result.code == 0:
-                deleted([id], False)
-                world.count("undeletions", result.seconds)
-            elif result.code in (3, 6):
-                world.count("undeletions refused: given up")
-            else:
-                world.fail(f"undelete: {result}")
+            bring_back(chance.choice(gone[-12:]))
         elif what < 0.5 and live:
             result = node.run("optimize", chance.choice(live[-20:]))
             if result.code == 0:
@@ -228,12 +233,12 @@ def collector(world, node, args):
             else:
                 world.fail(f"check: {result} {result.out[-1500:]}")
         else:
-            gc(world, node, args, ended_for, "20s" if chance.random() < 0.4 else "0")
+            gc(world, node, args, "20s" if chance.random() < 0.4 else "0")
         if args.kill and chance.random() < 0.3:
             end_killed(world, node, ended_for)
 
 
-def gc(world, node, args, ended_for, grace="0"):
+def gc(world, node, args, grace="0"):
     result = node.run("gc", "--grace", grace)
     if result.code != 0:
         world.fail(f"gc: {result}")

@@ -92,7 +92,7 @@ class Proof:
 
     def begin_gc(self):
         live = set(self.live.values())
-        return ["gc", "--grace", self.chance.choice(["0", "0", "1h"])], live, live
+        return ["gc", "--grace", self.chance.choice(["0", "1h", "1h"])], live, live
 
     def begin_optimize(self):
         live = set(self.live.values())

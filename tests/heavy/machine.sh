@@ -33,7 +33,7 @@ mkdir -p "$work/lib/modules"
 ln -sfn "$modules" "$work/lib/modules/$(basename "$modules")"
 
 # new_disk SIZE: an empty ext4.
-new_disk() { rm -f "$work/disk"; truncate -s "$1" "$work/disk"; mkfs.ext4 -q -F "$work/disk"; }
+new_disk() { rm -f "$work/disk"; truncate -s "$1" "$work/disk"; mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 "$work/disk"; }
 
 # make_archives COUNT: $work/1.tar and so on, checkpoints of one container that differ in a tenth of their pages, partly in whole new ones.
 make_archives() {

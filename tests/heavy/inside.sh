@@ -2,6 +2,7 @@
 # The first process of the machine that machine.sh starts: mounts what a job needs, runs it, switches off.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev 2>/dev/null
+[[ -e /dev/fd ]] || ln -s /proc/self/fd /dev/fd
 mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /mnt
 mkdir -p /mnt/work; mount -t hostfs -o "$work" none /mnt/work || exit 1
 mount -t tmpfs tmpfs /tmp

@@ -52,6 +52,16 @@ seal=(); [[ $kind == sealed ]] || seal=(--no-encryption)
 ! on b ls >/dev/null || bad "a repository that is not there is listed"
 on a init -q "${seal[@]}" >/dev/null || bad "init: $(why a)"
 for to in b soft; do [[ $kind != sealed ]] || { mkdir -p /run/home.$to/.config; cp -r /run/home.a/.config/cryostore /run/home.$to/.config/; }; done
+# A name that a client looked for before it was there may be missing to that client for a while: not to our user.
+for client in b soft; do
+  tries=0
+  until on $client ls >/dev/null; do
+    ((tries++ == 0)) && bad "the new repository is not there on $client: $(why $client)"
+    ((tries < 90)) || break
+    sleep 1
+  done
+  tell "the new repository is there on $client after $tries tries"
+done
 
 # 1. One imports, the other lists and exports at once, after it had looked for the snapshot when it was not there.
 for ((turn = 0; turn < 12; turn++)); do

@@ -51,8 +51,13 @@ keeper() {
   done
 }
 
+# Three are kept, so that a round stays short.
 # Who was at work when the power went is known to be gone: by us, not by another boot of the kernel. Without this word their garbage stays for an hour.
 for repo in sealed plain; do
+  for old in $(ids /mnt/disk/$repo | tail -n +4); do
+    tell delete $repo $old
+    if "$cryostore" delete -q --storage /mnt/disk/$repo $old >/dev/null 2>>/mnt/work/said.$repo; then tell deleted $repo $old; else tell "bad $repo delete: exit $? $(tail -n 1 /mnt/work/said.$repo)"; fi
+  done
   ended=()
   for each in /mnt/disk/$repo/sessions/*; do [[ ! -f $each || $each == *#* ]] || ended+=(--end-session "$(basename "$each")"); done
   ((${#ended[@]})) || continue

@@ -34,6 +34,7 @@ same() { "$cryostore" export -q --storage "$3" "$1" -o - 2>>/mnt/work/said | cmp
 
 set -o pipefail
 while read -r line; do eval "export $line"; done </mnt/work/settings
+# shellcheck disable=SC1090
 (set -e; . "$job") 2>&1
 echo $? >/mnt/work/status
 sync

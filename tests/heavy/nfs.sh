@@ -130,11 +130,11 @@ bad=0
 for kind in sealed plain; do
   new_disk 6G
   boot job kind=$kind seconds="${1:-120}"
-  finish 900 || { say "$kind: the job failed"; bad=1; }
+  finish 1500 || { say "$kind: the job failed"; bad=1; }
   cp "$work/console" "$work/console.$kind"
   told | grep -Ev '^(same|imported|deleted|undeleted|collected)' || true
   count() { told | grep -c "^$1" || true; }
   echo "$kind: imports side by side $(count imported), compared $(count same), deletions $(count deleted), undeletions $(count undeleted), collections $(count collected), wrong $(count bad)"
-  [[ $(told | tail -n 1) == done ]] && ! told | grep -q '^bad' || bad=1
+  [[ $(told | tail -n 1) == "done" ]] && ! told | grep -q '^bad' || bad=1
 done
 exit $bad

@@ -42,4 +42,4 @@ new_disk 3G
 boot job offsets="$*" prepared="${PREPARED:-no}"
 finish $(($# * 60 + 60)) || say "the job failed"
 told
-[[ $(told | tail -n 1) == done ]] && ! told | grep -q '^bad'
+[[ $(told | tail -n 1) == "done" ]] && ! told | grep -q '^bad'

@@ -98,7 +98,7 @@ for ((round = 0; round <= cuts; round++)); do
   awk '$1 == "have" {have[$2 " " $3] = $4} $1 == "delete" {delete have[$2 " " $3]} END {for (each in have) print each, have[each]}' "$work/events" >"$work/expected"
   awk '$1 == "deleted" {print $2, $3}' "$work/events" >"$work/gone"
   awk '$1 == "unsynced" {print $2}' "$work/round" >"$work/unsynced"
-  boot job round=$round mode=$mode archives=$archives
+  boot job round=$round mode="$mode" archives=$archives
   if [[ $mode == last ]]; then
     finish 300 || say "the last boot failed"
   elif wait_for '@ work' 240; then

@@ -95,9 +95,9 @@ fn the_same_archive_again_puts_no_pack_and_asks_no_index() {
         let reads = watched.count("get packs") + watched.count("ranges packs");
         let manifest = repo.manifest(&second.snapshot).unwrap();
         let tables = manifest.tables.len();
-        assert_eq!(
-            reads, tables,
-            "{name}: of packs only tables of deltas are read"
+        assert!(
+            reads <= tables,
+            "{name}: of packs only tables of deltas are read, if the node has no copy: {reads} of {tables}"
         );
         let lives = |n: u32| {
             manifest

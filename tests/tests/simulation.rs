@@ -332,10 +332,12 @@ fn verdict(world: &World) {
         .flat_map(|record| repo.manifest(record).unwrap().packs)
         .map(|pack| pack.to_string())
         .collect();
+    // A rewriting that was given up before it was settled keeps its packs while its snapshot is there.
+    let unsettled = !repo.store().list("rewritten").unwrap().is_empty();
     for (name, _) in lasting(&repo) {
         let pack = name.strip_prefix("packs/").map(|rest| rest[3..].to_owned());
         assert!(
-            pack.is_none_or(|pack| needed.contains(&pack)),
+            unsettled || pack.is_none_or(|pack| needed.contains(&pack)),
             "garbage: {name}"
         );
         assert!(!name.starts_with("sessions/"), "a session is left: {name}");

@@ -1,6 +1,6 @@
 //! Owns what a collection sees (protocol, C1 to C3): which objects there are, who is at work, and what is needed.
 //!
-//! Always: looks in the order that the protocol's argument needs: index segments, manifests, collection records, packs, then sessions, then pins and snapshots. If a snapshot that is needed cannot be
+//! Always: looks in the order that the protocol's argument needs: index segments, manifests, collection records, packs, then sessions, then snapshots, then pins. If a snapshot that is needed cannot be
 //! read, it is an error: what it needs is not known. Never: changes anything, but for sessions that are over.
 
 use std::collections::{HashMap, HashSet};
@@ -153,13 +153,15 @@ fn look_at_objects(repo: &Repository, seen: &mut Seen, monitor: &dyn Monitor) ->
             Some(())
         });
     }
-    let listed = repo.store().list("gc")?;
-    let lengths: HashMap<_, _> = listed.iter().map(|o| (o.name.clone(), o.len)).collect();
-    sort_in(listed, seen, |_, object| {
-        collection_of(&object.name).map(drop)
-    });
-    for (name, record) in repo.collections()? {
-        let len = lengths.get(&name).copied().unwrap_or_default();
+    for object in repo.list_collections()? {
+        if collection_of(&object.name).is_none() {
+            seen.foreign.push(object.name);
+            continue;
+        }
+        let Some(record) = repo.collection(&object) else {
+            continue;
+        };
+        let (name, len) = (object.name, object.len);
         match record {
             Ok(record) => {
                 if is_past(repo, &record.created, limits::LATE_PUTS) {
@@ -371,7 +373,7 @@ fn in_grace(repo: &Repository, place: Place, options: &GcOptions) -> Result<bool
     }
 }
 
-/// True if at least so much time has passed since then. For people: no safety rests on it.
+/// True if at least so much time has passed since then, by two clocks: it tells the grace time, which is for people, and for how long records and tombstones stay against puts that come late.
 fn is_past(repo: &Repository, created: &str, time: std::time::Duration) -> bool {
     let Ok(created) = created.parse::<jiff::Timestamp>() else {
         return true;

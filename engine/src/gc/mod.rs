@@ -1,7 +1,7 @@
 //! Owns the removal of what no snapshot needs, beside imports, exports and other collections (`format-spec/spec/protocol.md`, C1 to C6).
 //!
 //! Always: a pack is condemned first, and removed when every session knows that and nothing has come to need it; if a single snapshot that is needed cannot be read, nothing is
-//! removed. Never: decides by a clock that something is safe; the grace time is for people.
+//! removed. Never: frees a pack because of a clock; the grace time is for people, and for how long records and tombstones stay against puts that come late the protocol says.
 //!
 //! `look` reads, `plan` decides (pure), `apply` removes.
 
@@ -222,11 +222,8 @@ fn apply(
 
 fn remove(awake: &Awake<'_>, garbage: &[Garbage], monitor: &dyn Monitor) -> Result<()> {
     let repo = awake.repo;
-    let index = Index::open_without_segments(
-        repo.index_dir().as_deref().filter(|dir| dir.exists()),
-        repo.memory(),
-        monitor,
-    );
+    // Most collections remove no pack.
+    let mut index = None;
     let mut directories = Directories::new(repo.vault().clone(), repo.cache());
     for (done, object) in (0..).zip(garbage) {
         keep_going(monitor)?;
@@ -242,6 +239,10 @@ fn remove(awake: &Awake<'_>, garbage: &[Garbage], monitor: &dyn Monitor) -> Resu
         if let Some(id) = pack {
             let ids = directory.iter().flat_map(|directory| directory.ids());
             // A stale entry does no harm: whoever follows it looks whether the pack is there.
+            let index = index.get_or_insert_with(|| {
+                let dir = repo.index_dir().filter(|dir| dir.exists());
+                Index::open_without_segments(dir.as_deref(), repo.memory(), monitor)
+            });
             let _ = index.forget(id, &ids.collect::<Vec<_>>());
             directories.forget(id);
         }

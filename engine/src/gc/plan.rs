@@ -29,8 +29,6 @@ pub(super) struct Plan {
     pub(super) waiting: Vec<Garbage>,
     /// Records of which all was gone already.
     pub(super) done: Vec<CollectionId>,
-    /// Records that go.
-    pub(super) forget: Vec<CollectionId>,
     /// Packs that imports leave behind.
     pub(super) leaving: Vec<SparsePack>,
     /// Bytes of all that stays.
@@ -197,7 +195,6 @@ fn records_to_remove(seen: &Seen, free_places: &HashSet<Place>, plan: &mut Plan)
             is_over
         };
         if goes {
-            plan.forget.push(record.id);
             let name = collection_name(record.id);
             let reason = "all that it condemned is gone, or a later one takes its place";
             plan.remove.push(Garbage::new(name, *bytes, reason));

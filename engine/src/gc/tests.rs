@@ -7,7 +7,7 @@ use cryostore_format::{CollectionId, Lineage, ManifestId, PackId, SessionId, Sna
 use super::look::{Over, Seen};
 use super::plan::plan;
 use crate::pack::object_name;
-use crate::repo::ManifestName;
+use crate::repo::{ManifestName, collection_of};
 
 const RECORD: CollectionId = CollectionId::from_bytes([0xc0; 16]);
 const SESSION: SessionId = SessionId::from_bytes([0x5e; 16]);
@@ -136,7 +136,9 @@ fn a_record_stays_while_it_binds_and_for_as_long_as_a_put_can_come_late() {
     seen.records.push((record(&[pack(1), pack(2)], &[]), 5));
     let done = |seen: &Seen| {
         let plan = plan(seen, None);
-        (plan.done, plan.forget)
+        let removed = plan.remove.iter();
+        let forgotten: Vec<_> = removed.filter_map(|g| collection_of(&g.name)).collect();
+        (plan.done, forgotten)
     };
     assert_eq!(
         done(&seen),

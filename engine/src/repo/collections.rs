@@ -20,19 +20,26 @@ pub(crate) fn collection_of(name: &str) -> Option<CollectionId> {
 impl Repository {
     /// The records that are there now, as the store lists them, each with its name, or why it cannot be read.
     pub fn collections(&self) -> Result<Vec<(String, Result<CollectionRecord>)>> {
+        let listed = self.list_collections()?;
+        let read = |object: Listed| Some((object.name.clone(), self.collection(&object)?));
+        Ok(listed.into_iter().filter_map(read).collect())
+    }
+
+    /// What is listed where records are, ours or not.
+    pub(crate) fn list_collections(&self) -> Result<Vec<Listed>> {
         let listed = self.store().list(PREFIX)?;
         self.forget_unlisted(PREFIX, &listed);
-        let read = |object: Listed| {
-            let record = self.read_listed(&object, format_limits::RECORD_MAX, |bytes| {
-                CollectionRecord::decode(bytes).map_err(|e| Error::stored(&object.name, e))
-            });
-            (object.name, record)
-        };
-        let ours = |object: &Listed| collection_of(&object.name).is_some();
-        let found = listed.into_iter().filter(ours).map(read);
-        // Removed since it was listed.
-        let gone = |(_, record): &(String, Result<CollectionRecord>)| matches!(record, Err(e) if e.kind() == Kind::NotFound);
-        Ok(found.filter(|found| !gone(found)).collect())
+        Ok(listed)
+    }
+
+    /// The record that was listed, or why it cannot be read; none if it is none of ours, or was removed since.
+    pub(crate) fn collection(&self, object: &Listed) -> Option<Result<CollectionRecord>> {
+        collection_of(&object.name)?;
+        let record = self.read_listed(object, format_limits::RECORD_MAX, |bytes| {
+            CollectionRecord::decode(bytes).map_err(|e| Error::stored(&object.name, e))
+        });
+        let is_gone = matches!(&record, Err(e) if e.kind() == Kind::NotFound);
+        (!is_gone).then_some(record)
     }
 
     /// Puts a record of what `fill` puts in.

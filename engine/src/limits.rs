@@ -36,6 +36,9 @@ pub const TABLES_AT_ONCE: usize = 16;
 pub const DELTA_IDS: usize = 512;
 /// 16 MiB: a pack is one request to an object store; larger ones gain nothing there and cost memory.
 pub const PACK_LEN: usize = 16 << 20;
+/// 1 MiB that a repository in a directory keeps free for deletions and collections on a full disk: the largest record of a collection (16,384 packs) takes 0.6 MiB, a mark or a tombstone a
+/// block of the file system, and with the first pack that goes there is room again.
+pub const RESERVE: usize = 1 << 20;
 /// Each import leaves a pack with the few chunks that were new in it. What a snapshot needs of more than 8 packs of which it needs less than 1 MiB is stored again together, once the
 /// deltas that stand on it are made anew: with deltas that is every 16th import, for what the 16 before it have stored.
 pub const SMALL_PACKS: usize = 8;

@@ -124,6 +124,42 @@ fn a_disk_that_is_full_to_the_last_byte_keeps_what_it_has() {
 }
 
 #[test]
+fn on_a_disk_that_is_full_to_the_last_byte_snapshots_can_be_deleted_and_freed() {
+    let place = Place {
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let Some(_disk) = Mount::new(&place.store_dir(), "8m") else {
+        return;
+    };
+    let storage = place.store_dir();
+    let store = Store::open(storage.to_str().unwrap(), true).unwrap();
+    Repository::init(&store, &SystemEnv::new()).unwrap();
+    let earlier = Earlier::at(place);
+    let tar = checkpoint(&noise(4 << 20, 52), 4096);
+    let large = earlier.place.import_bytes("large.tar", &tar).unwrap();
+    let filler = storage.join("filler");
+    let _ = fs::write(&filler, noise(9 << 20, 1));
+    let reserve = storage.join("reserve");
+    assert!(reserve.exists());
+
+    let repo = earlier.place.open();
+    repo.delete(&[large.snapshot.id], "the disk is full")
+        .unwrap();
+    assert!(!reserve.exists());
+    // Whatever room it gave is gone again.
+    let _ = fs::write(storage.join("more"), noise(2 << 20, 1));
+    let report = gc::collect(&repo, &GcOptions::default(), &Silent);
+    assert_eq!(report.unwrap_err().kind(), Kind::NoSpace);
+    fs::remove_file(storage.join("more")).unwrap();
+    let report = gc::collect(&repo, &GcOptions::default(), &Silent).unwrap();
+    assert!(report.bytes > 4 << 20, "{report:?}");
+    assert!(reserve.exists());
+    earlier.assert_whole("freed");
+    let small = checkpoint(&noise(1 << 20, 53), 4096);
+    earlier.place.import_bytes("small.tar", &small).unwrap();
+}
+
+#[test]
 fn a_full_cache_costs_no_import() {
     let place = Place::new();
     let Some(_disk) = Mount::new(&place.cache_dir(), "64k") else {

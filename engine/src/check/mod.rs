@@ -23,7 +23,7 @@ pub use self::turn::{Coverage, Share, Turn};
 use crate::error::Result;
 use crate::index::segments;
 use crate::monitor::{Monitor, Phase, keep_going};
-use crate::repo::{Repository, is_ours, key_name};
+use crate::repo::{Repository, is_ours, is_ours_at_root, key_name};
 
 /// How to check.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -119,7 +119,7 @@ fn look(repo: &Repository, turn: Option<&Turn>, monitor: &dyn Monitor) -> Result
     check_keys(repo, report)?;
     let (objects, directories) = repo.store().list_here()?;
     let objects = objects.into_iter().map(|object| object.name);
-    let foreign = objects.filter(|name| name != cryostore_format::repository::OBJECT_NAME);
+    let foreign = objects.filter(|name| !is_ours_at_root(name));
     report.foreign.extend(foreign);
     let foreign = directories.into_iter().filter(|name| !is_ours(name));
     report

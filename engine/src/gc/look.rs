@@ -6,7 +6,6 @@
 use std::collections::{HashMap, HashSet};
 
 use cryostore_format::collection::CollectionRecord;
-use cryostore_format::repository::OBJECT_NAME;
 use cryostore_format::session::Place;
 use cryostore_format::snapshot::{Entry, SnapshotRecord};
 use cryostore_format::{CollectionId, ManifestId, PackId};
@@ -22,7 +21,7 @@ use crate::pack;
 use crate::pack::reading::read_tables;
 use crate::repo::{
     ManifestName, REWRITTEN, Repository, collection_of, damage_of, deleted_place, deletion_name,
-    is_ours, pinned_by, place_name, place_of,
+    is_ours, is_ours_at_root, pinned_by, place_name, place_of,
 };
 use crate::store::Listed;
 
@@ -116,7 +115,7 @@ pub(super) fn look(
 fn look_at_root(repo: &Repository, seen: &mut Seen) -> Result<()> {
     let (objects, directories) = repo.store().list_here()?;
     for object in objects {
-        if object.name == OBJECT_NAME {
+        if is_ours_at_root(&object.name) {
             seen.other_bytes += object.len;
         } else {
             seen.foreign.push(object.name);

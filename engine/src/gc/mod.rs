@@ -128,6 +128,9 @@ pub fn collect(repo: &Repository, options: &GcOptions, monitor: &dyn Monitor) ->
         }
         own = condemned.into_iter().map(collection_name).collect();
     }
+    if !options.dry_run {
+        repo.keep_reserve();
+    }
     Ok(report)
 }
 

@@ -61,8 +61,8 @@ impl Repository {
             .encode()
             .map_err(|e| Error::new(Kind::Internal, "a collection record").because(e))?;
         let name = collection_name(id);
-        self.store()
-            .create(&name, self.seal_object(&name, bytes)?)?;
+        let sealed = self.seal_object(&name, bytes)?;
+        self.from_reserve(|| self.store().create(&name, sealed.clone()))?;
         Ok(id)
     }
 }

@@ -115,7 +115,8 @@ impl Repository {
         reason: &str,
     ) -> Result<()> {
         let bytes = self.tombstone(place, session, reason)?;
-        match self.store().create(&place_name(place), bytes) {
+        let put = || self.store().create(&place_name(place), bytes.clone());
+        match self.from_reserve(put) {
             Err(e) if e.kind() == Kind::Conflict && self.entry(place)?.is_some() => Ok(()),
             other => other,
         }
@@ -124,7 +125,7 @@ impl Repository {
     /// Replaces a snapshot's record by a tombstone: a collection frees it.
     pub(crate) fn give_up(&self, place: Place) -> Result<()> {
         let bytes = self.tombstone(place, None, "deleted")?;
-        self.store().replace(&place_name(place), bytes)
+        self.from_reserve(|| self.store().replace(&place_name(place), bytes.clone()))
     }
 
     fn tombstone(&self, place: Place, session: Option<SessionId>, reason: &str) -> Result<Vec<u8>> {

@@ -106,7 +106,8 @@ impl Repository {
         let bytes = mark.encode(kind).map_err(|e| {
             Error::new(Kind::Invalid, format!("the mark: {e}")).hint("use fewer words")
         })?;
-        self.store().replace(name, self.seal_object(name, bytes)?)
+        let sealed = self.seal_object(name, bytes)?;
+        self.from_reserve(|| self.store().replace(name, sealed.clone()))
     }
 
     /// The deletion mark at a place, if it is there and can be read.

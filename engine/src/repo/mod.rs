@@ -11,6 +11,7 @@ mod keys;
 mod manifests;
 mod marks;
 mod newest;
+mod reserve;
 mod rollback;
 mod session;
 mod snapshots;
@@ -82,6 +83,11 @@ const KNOWN: [&str; 10] = [
     "keys",
 ];
 
+/// True for the name of an object, right below the root, that is ours.
+pub(crate) fn is_ours_at_root(object: &str) -> bool {
+    [OBJECT_NAME, reserve::NAME].contains(&object)
+}
+
 /// True for the name of a directory, right below the root, whose objects are ours, of this version or a later one.
 pub(crate) fn is_ours(directory: &str) -> bool {
     let reserved = ["catalogue", "moves", "probe"];
@@ -145,7 +151,9 @@ impl Repository {
         put.map_err(|e| match e.kind() {
             Kind::Conflict => holds_one(store),
             _ => e,
-        })
+        })?;
+        reserve::keep(store);
+        Ok(())
     }
 
     /// Opens a repository that is not encrypted. Caches are kept below `cache_root`, in a directory of the repository's own.

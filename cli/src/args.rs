@@ -55,6 +55,9 @@ struct Global {
     /// Keep no caches: an import is compared with its base only
     #[arg(long, global = true, conflicts_with = "cache_dir")]
     no_cache: bool,
+    /// Remove and replace nothing: refuse `delete`, `pin`, `gc` and whatever else would [env: CRYOSTORE_APPEND_ONLY]
+    #[arg(long, global = true)]
+    append_only: bool,
     /// Memory that may be taken, such as 512M or 1G [default: 256M] [env: CRYOSTORE_MAX_MEMORY]
     #[arg(long, global = true, value_name = "SIZE")]
     max_memory: Option<String>,
@@ -103,6 +106,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
         cache_dir,
         cache_size,
         no_cache,
+        append_only,
         max_memory,
         key_file,
         key_command,
@@ -116,6 +120,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
             cache_dir,
             cache_size,
             no_cache,
+            append_only,
             max_memory,
             keys: Sources {
                 files: key_file,

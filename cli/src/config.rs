@@ -24,6 +24,7 @@ Settings, the first that is given counts:
   --cache-dir  CRYOSTORE_CACHE_DIR    cache_dir
   --cache-size CRYOSTORE_CACHE_SIZE   cache_size
   --max-memory CRYOSTORE_MAX_MEMORY   max_memory
+  --append-only CRYOSTORE_APPEND_ONLY append_only, `true` or `false`
   --storage-option                    storage_options, a table; the variable CRYOSTORE_STORAGE_OPTIONS
                                       holds KEY=VALUE pairs with spaces between them
   --key-file   CRYOSTORE_KEY_FILE     key_file
@@ -47,6 +48,7 @@ pub(crate) struct Flags {
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) cache_size: Option<String>,
     pub(crate) no_cache: bool,
+    pub(crate) append_only: bool,
     pub(crate) max_memory: Option<String>,
     pub(crate) keys: Sources,
 }
@@ -61,6 +63,8 @@ pub(crate) struct Settings {
     pub(crate) cache_dir: Option<PathBuf>,
     /// Bytes that copies of packs may take; none: as many as usual.
     pub(crate) cache_size: Option<u64>,
+    /// Nothing is removed or replaced.
+    pub(crate) append_only: bool,
     pub(crate) memory: Memory,
     /// What opens the repository, if anything is said of it.
     pub(crate) keys: Sources,
@@ -110,6 +114,7 @@ struct File {
     storage_options: Vec<Pair>,
     cache_dir: Option<PathBuf>,
     cache_size: Option<String>,
+    append_only: bool,
     max_memory: Option<String>,
     keys: Sources,
 }
@@ -201,6 +206,12 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
         .or(user.cache_size)
         .or(system.cache_size);
     let cache_size = cache_size.map(|text| bytes_of("--cache-size", &text));
+    // Whoever says so anywhere means it.
+    let variable = text("CRYOSTORE_APPEND_ONLY").map(|text| truth("CRYOSTORE_APPEND_ONLY", &text));
+    let append_only = flags.append_only
+        || variable.transpose()?.unwrap_or_default()
+        || user.append_only
+        || system.append_only;
     let memory = flags
         .max_memory
         .clone()
@@ -213,6 +224,7 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
         storage_options,
         cache_dir,
         cache_size: cache_size.transpose()?,
+        append_only,
         memory,
         keys: keys.unwrap_or_default(),
         keys_dir,
@@ -236,6 +248,17 @@ fn keys_of_variables(around: &Surroundings<'_>) -> Sources {
 
 fn memory_of(text: &str) -> Result<Memory, Failure> {
     Ok(Memory::at_most(bytes_of("--max-memory", text)?)?)
+}
+
+fn truth(what: &str, text: &str) -> Result<bool, Failure> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(Failure::usage(
+            format!("{what}: `{text}` is neither true nor false"),
+            "write true or false",
+        )),
+    }
 }
 
 /// A size such as `512M`, `1G` or `300MiB`; powers of 1024.
@@ -292,6 +315,13 @@ impl File {
                 out.storage_options = options_table(&file.to_string(), &value)?;
                 continue;
             }
+            if key == "append_only" {
+                let text = value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned);
+                out.append_only = truth(&format!("{file}: `append_only`"), &text)?;
+                continue;
+            }
             let Some(value) = value.as_str().filter(|value| !value.is_empty()) else {
                 return Err(Failure::usage(
                     format!("{file}: the value of `{key}` is not a string"),
@@ -320,7 +350,7 @@ impl File {
                 _ => {
                     return Err(Failure::usage(
                         format!("{file}: the key `{key}` is not known"),
-                        "the keys are `storage`, `storage_options`, `cache_dir`, `cache_size`, `max_memory`, `key_file`, `key_command` and `passphrase_file`",
+                        "the keys are `storage`, `storage_options`, `cache_dir`, `cache_size`, `max_memory`, `append_only`, `key_file`, `key_command` and `passphrase_file`",
                     ));
                 }
             }

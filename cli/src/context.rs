@@ -55,7 +55,10 @@ impl Context {
     /// The repository.
     pub(crate) fn repository(&self) -> Result<Repository, Failure> {
         let (storage, settings) = self.settings()?;
-        let store = store(&storage, false, &settings)?;
+        let mut store = store(&storage, false, &settings)?;
+        if settings.append_only {
+            store = store.append_only();
+        }
         let unlock = |record: &RepositoryRecord| {
             let keys_dir = settings.keys_dir.as_deref();
             secrets::unlock(&settings.keys, keys_dir, record, &self.screen)

@@ -36,7 +36,7 @@ pub enum ObjectType {
     Deletion = 8,
     /// `pins/…`
     Pin = 9,
-    /// `damaged/…`
+    /// `gc/damaged/…`
     Damage = 11,
 }
 

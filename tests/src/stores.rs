@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 /// What happens at the n-th call that could change the store.
@@ -36,6 +36,7 @@ struct State {
     bytes_read: AtomicU64,
     fault: Mutex<Option<(u64, Fault)>>,
     meanwhile: Mutex<Option<(u64, Meanwhile)>>,
+    appends_only: std::sync::atomic::AtomicBool,
 }
 
 struct Meanwhile(Box<dyn FnOnce() + Send>);
@@ -67,6 +68,24 @@ impl Watched {
     pub fn fault_at(&self, n: u64, fault: Fault) {
         self.state.writes.store(0, Ordering::SeqCst);
         *self.state.fault.lock().unwrap() = Some((n, fault));
+    }
+
+    /// From now on it refuses what a bucket's policy can refuse to a node that only stores: to remove or replace anything but records of sessions.
+    pub fn append_only(&self) {
+        self.state.appends_only.store(true, Ordering::SeqCst);
+    }
+
+    async fn allows(&self, what: &str, path: &Path) -> Result<()> {
+        let is_refused = self.state.appends_only.load(Ordering::SeqCst)
+            && !path.as_ref().starts_with("sessions/")
+            && (what == "delete" || self.inner.head(path).await.is_ok());
+        if !is_refused {
+            return Ok(());
+        }
+        Err(object_store::Error::PermissionDenied {
+            path: path.to_string(),
+            source: format!("{what} is not allowed").into(),
+        })
     }
 
     /// Something else is done right before the `n`-th change from now on, counted from 0.
@@ -180,6 +199,9 @@ impl ObjectStore for Watched {
         opts: PutOptions,
     ) -> Result<PutResult> {
         let lost = self.change("put", location)?;
+        if opts.mode != PutMode::Create {
+            self.allows("put", location).await?;
+        }
         let done = self.inner.put_opts(location, payload, opts).await?;
         lost.map_or(Ok(done), Err)
     }
@@ -232,6 +254,7 @@ impl ObjectStore for Watched {
                 async move {
                     let location = location?;
                     let lost = this.change("delete", &location)?;
+                    this.allows("delete", &location).await?;
                     let one = futures::stream::once(std::future::ready(Ok(location))).boxed();
                     let done = inner.delete_stream(one).next().await.unwrap()?;
                     lost.map_or(Ok(done), Err)

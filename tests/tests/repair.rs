@@ -67,7 +67,7 @@ fn assert_clean_after_gc(place: &Place) {
     assert_eq!(look(place).foreign, Vec::<String>::new());
     // The records of packs that this run removed go with the next.
     gc::collect(&place.open(), &GcOptions::default(), &Silent).unwrap();
-    assert_eq!(place.objects("damaged"), []);
+    assert_eq!(place.objects("gc/damaged"), []);
 }
 
 /// Places in a pack of which frames are: far from both ends.
@@ -93,7 +93,7 @@ fn a_damaged_frame_is_healed_after_the_same_archive_was_imported_again() {
         };
         assert!(matches!(&damaged.what, Some(Extent::Frames(one)) if one.len() == 1));
         assert_eq!(damaged.snapshots, [first.id]);
-        assert_eq!(place.objects("damaged").len(), 1);
+        assert_eq!(place.objects("gc/damaged").len(), 1);
         // Said once, it is the same the next time.
         assert_eq!(lost(&mend(&place)), [first.id]);
 
@@ -196,7 +196,7 @@ fn a_pack_that_is_put_back_from_a_copy_is_referred_to_again() {
     flip(&place, &name, within(len));
     let report = mend(&place);
     assert_eq!((report.lifted.len(), lost(&report)), (1, vec![]));
-    assert_eq!(place.objects("damaged"), []);
+    assert_eq!(place.objects("gc/damaged"), []);
     let second = put(&place, &tar);
     assert_eq!(second.cost.classes.new.bytes, 0);
 }

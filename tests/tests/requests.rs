@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cryostore_engine::check::{CheckOptions, check};
+use cryostore_engine::format::repository::Defaults;
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::gc::{GcOptions, collect};
 use cryostore_engine::{
@@ -236,6 +237,53 @@ fn an_import_into_a_bucket_takes_few_requests_however_many_came_before() {
         );
         assert!(n == 0 || snapshot.cost.classes.delta.pages > 0);
         change(&mut pages, n);
+    }
+}
+
+#[test]
+fn an_import_into_an_encrypted_bucket_takes_no_more_requests_than_that_and_reads_no_manifest_that_the_node_stored()
+ {
+    let watched = Watched::new(Arc::new(InMemory::new()));
+    let store = || Store::new(Arc::new(watched.clone()), "bucket").unwrap();
+    cryostore_tests::init(&store(), Defaults::default());
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let path = dir.path().join("in.tar");
+    let mut pages = noise(24 << 20, 1);
+    for n in 0..4_u64 {
+        fs::write(&path, checkpoint(&pages, 4096)).unwrap();
+        watched.reset();
+        let repo = cryostore_tests::open(store(), Some(&cache)).unwrap();
+        let source = Source::at(&path).unwrap();
+        let imported = import(&repo, source, &ImportOptions::default(), &Silent).unwrap();
+        let (requests, log) = (watched.log().len() as u64, watched.log());
+        // A copy that is damaged, or gone, is read instead.
+        let reads = u64::from(n == 3);
+        let most = imported.snapshot.cost.bytes_added / (8 * MIB) + 14 + reads;
+        assert!(
+            requests <= most,
+            "import {n}: {requests} requests, {most} may be: {log:?}"
+        );
+        assert_eq!(
+            watched.count("get manifests/") as u64,
+            reads,
+            "import {n}: {log:?}"
+        );
+        let classes = imported.snapshot.cost.classes;
+        assert!(
+            n == 0 || classes.same.pages > 5000,
+            "import {n}: {classes:?}"
+        );
+        change(&mut pages, n);
+        if n == 2 {
+            let copies = cache.join(repo.record().id.to_string()).join("bases");
+            for copy in fs::read_dir(copies).unwrap() {
+                let path = copy.unwrap().path();
+                let mut bytes = fs::read(&path).unwrap();
+                *bytes.last_mut().unwrap() ^= 1;
+                fs::write(path, bytes).unwrap();
+            }
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct CacheArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Remove the copies of packs, of their directories and of records; the index stays
+    /// Remove the copies of packs, of their directories, of manifests and of records; the index stays
     Clear,
 }
 
@@ -38,6 +38,7 @@ struct Report {
     packs_at_most: Option<u64>,
     packs: Part,
     directories: Part,
+    manifests: Part,
     records: Part,
     index: Part,
 }
@@ -74,6 +75,7 @@ impl fmt::Display for Report {
         let parts = [
             ("packs", &self.packs, most),
             ("directories", &self.directories, String::new()),
+            ("manifests", &self.manifests, String::new()),
             ("records", &self.records, String::new()),
             ("index", &self.index, String::new()),
         ];
@@ -104,6 +106,7 @@ pub(crate) fn run(args: &CacheArgs, context: &Context) -> Result<(), Failure> {
         most,
         packs,
         directories,
+        manifests,
         records,
         index,
     } = repo.cache_use()
@@ -122,6 +125,7 @@ pub(crate) fn run(args: &CacheArgs, context: &Context) -> Result<(), Failure> {
             packs_at_most: most,
             packs: packs.into(),
             directories: directories.into(),
+            manifests: manifests.into(),
             records: records.into(),
             index: index.into(),
         }),

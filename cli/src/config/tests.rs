@@ -390,3 +390,26 @@ fn azures_connection_string_is_understood() {
     wanted.credentials_from("the variable AZURE_STORAGE_CONNECTION_STRING");
     assert_eq!(found.storage_options, Some(wanted));
 }
+
+#[test]
+fn append_only_counts_wherever_it_is_said() {
+    let said = |flags: bool, variable: &str, text: &str| {
+        let flags = Flags {
+            append_only: flags,
+            ..Flags::default()
+        };
+        settle(
+            &flags,
+            &[HOME, ("CRYOSTORE_APPEND_ONLY", variable)],
+            &[("/home/u/.config/cryostore/config.toml", text)],
+        )
+        .map(|settings| settings.append_only)
+    };
+    assert!(!said(false, "", "").unwrap());
+    assert!(said(true, "false", "append_only = false").unwrap());
+    assert!(said(false, "true", "").unwrap());
+    assert!(said(false, "", "append_only = true").unwrap());
+    assert!(said(false, "", "append_only = \"true\"").unwrap());
+    assert!(said(false, "perhaps", "").is_err());
+    assert!(said(false, "", "append_only = 3").is_err());
+}

@@ -152,9 +152,10 @@ fn look_at_objects(repo: &Repository, seen: &mut Seen, monitor: &dyn Monitor) ->
             Some(())
         });
     }
+    let mut damaged = Vec::new();
     for object in repo.list_collections()? {
         if collection_of(&object.name).is_none() {
-            seen.foreign.push(object.name);
+            damaged.push(object);
             continue;
         }
         let Some(record) = repo.collection(&object) else {
@@ -175,12 +176,11 @@ fn look_at_objects(repo: &Repository, seen: &mut Seen, monitor: &dyn Monitor) ->
             Err(e) => return Err(e),
         }
     }
-    // Before the packs: a record without a pack is left over, and not that of one that is being put.
-    let damaged = repo.store().list("damaged")?;
     sort_in(repo.store().list("packs")?, seen, |seen, object| {
         seen.packs.insert(pack::id_of(&object.name)?, object.len);
         Some(())
     });
+    // They were listed before the packs: a record without a pack is left over, and not that of one that is being put.
     sort_in(damaged, seen, |seen, object| {
         let id = damage_of(&object.name)?;
         if seen.packs.contains_key(&id) {

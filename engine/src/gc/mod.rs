@@ -96,6 +96,9 @@ const ROUNDS: usize = 2;
 /// Removes what no snapshot needs.
 pub fn collect(repo: &Repository, options: &GcOptions, monitor: &dyn Monitor) -> Result<GcReport> {
     repo.require(Role::Collect)?;
+    if !options.dry_run {
+        repo.store().may_remove()?;
+    }
     let mut report = GcReport::default();
     let mut known = Known::default();
     let mut own = Vec::new();

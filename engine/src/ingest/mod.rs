@@ -479,7 +479,7 @@ impl<'r> Plan<'r> {
         };
         let name = manifest_name(id);
         let sealed = repo.seal_object(&name, bytes)?;
-        uploading.put(name, sealed)?;
+        uploading.put(name, sealed.clone())?;
         keep_going(monitor)?;
         let (finished, index) = uploading.finish()?;
         self.session.renew();
@@ -529,6 +529,7 @@ impl<'r> Plan<'r> {
             .hint("import the parent's archive again, then this one"));
         }
         repo.commit(&self.session, &snapshot)?;
+        repo.keep_base(&snapshot, &sealed);
         let index_lookups = index.lookups();
         finished.settle_index();
         Ok(Imported {

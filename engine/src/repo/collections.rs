@@ -20,12 +20,19 @@ pub(crate) fn collection_of(name: &str) -> Option<CollectionId> {
 impl Repository {
     /// The records that are there now, as the store lists them, each with its name, or why it cannot be read.
     pub fn collections(&self) -> Result<Vec<(String, Result<CollectionRecord>)>> {
-        let listed = self.list_collections()?;
-        let read = |object: Listed| Some((object.name.clone(), self.collection(&object)?));
-        Ok(listed.into_iter().filter_map(read).collect())
+        Ok(self.collections_in(&self.list_collections()?))
     }
 
-    /// What is listed where records are, ours or not.
+    /// Those of a list.
+    pub(super) fn collections_in(
+        &self,
+        listed: &[Listed],
+    ) -> Vec<(String, Result<CollectionRecord>)> {
+        let read = |object: &Listed| Some((object.name.clone(), self.collection(object)?));
+        listed.iter().filter_map(read).collect()
+    }
+
+    /// What is listed where records are, those of damaged packs among them, ours or not.
     pub(crate) fn list_collections(&self) -> Result<Vec<Listed>> {
         let listed = self.store().list(PREFIX)?;
         self.forget_unlisted(PREFIX, &listed);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Repository;
-use super::kept;
+use super::{bases, kept};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::store::Copies;
@@ -36,6 +36,8 @@ pub struct CacheUse {
     pub packs: Kept,
     /// Copies of packs' directories.
     pub directories: Kept,
+    /// Copies of manifests.
+    pub manifests: Kept,
     /// Copies of records.
     pub records: Kept,
     /// The index.
@@ -74,18 +76,19 @@ impl Repository {
             most: self.vault().copies().map(|copies| copies.most()),
             packs: of(PACKS),
             directories: of(DIRECTORIES),
+            manifests: of(bases::DIR),
             records: of(kept::DIR),
             index: of(INDEX),
         }
     }
 
-    /// Removes this node's copies of packs, their directories and records; what they took comes back. The index stays: other processes may have it open.
+    /// Removes this node's copies of packs, their directories, manifests and records; what they took comes back. The index stays: other processes may have it open.
     pub fn clear_cache(&self) -> Result<Kept> {
         let mut removed = Kept::default();
         let Some(cache) = self.cache() else {
             return Ok(removed);
         };
-        for name in [PACKS, DIRECTORIES, kept::DIR] {
+        for name in [PACKS, DIRECTORIES, bases::DIR, kept::DIR] {
             let dir = cache.join(name);
             sum(&dir, &mut removed);
             match std::fs::remove_dir_all(&dir) {

@@ -10,8 +10,10 @@ use cryostore_format::damaged::{DamageRecord, Extent};
 use super::Repository;
 use crate::env::timestamp;
 use crate::error::{Error, Kind, Result};
+use crate::store::Listed;
 
-const PREFIX: &str = "damaged";
+/// Beside the records of collections: a session learns of both with one list.
+const PREFIX: &str = "gc/damaged";
 
 /// Name of a pack's damage record.
 pub(crate) fn damage_name(pack: PackId) -> String {
@@ -23,13 +25,16 @@ pub(crate) fn damage_of(name: &str) -> Option<PackId> {
     name.strip_prefix(PREFIX)?.strip_prefix('/')?.parse().ok()
 }
 
+/// The packs whose damage records are listed.
+pub(super) fn packs_of(listed: &[Listed]) -> HashSet<PackId> {
+    let names = listed.iter().map(|object| &object.name);
+    names.filter_map(|name| damage_of(name)).collect()
+}
+
 impl Repository {
     /// Packs in which damage was found, as their records' names say.
     pub fn damaged_packs(&self) -> Result<HashSet<PackId>> {
-        let listed = self.store().list(PREFIX)?.into_iter();
-        Ok(listed
-            .filter_map(|object| damage_of(&object.name))
-            .collect())
+        Ok(packs_of(&self.store().list(PREFIX)?))
     }
 
     /// Says what of a pack is damaged, instead of what was said before.

@@ -101,13 +101,19 @@ impl Repository {
     }
 
     /// The same as [`Self::manifest`], and whether it is the only one that the snapshot has. Then all of its packs are there as long as the snapshot is (`format-spec/spec/protocol.md`, W4); of several, the one that
-    /// is read can be an old one that a late put brought back.
+    /// is read can be an old one that a late put brought back. Where the only one is what the record names, a copy of it will do.
     pub(crate) fn sole_manifest(&self, snapshot: &SnapshotRecord) -> Result<(Manifest, bool)> {
+        let rewritten = self.rewritten(snapshot.manifest.id)?;
+        let copy = rewritten.is_empty().then(|| self.kept_base(snapshot));
+        if let Some(mut manifest) = copy.flatten() {
+            read_tables(self.vault(), &mut manifest, self.key())?;
+            return Ok((manifest, true));
+        }
         let (name, manifest) = self.named_manifest(snapshot)?;
-        let rewritten = self.rewritten(name.first)?;
         let sole = match name.rewrite {
+            // Nothing had taken its place by then, so that none of its packs was freed.
             None => rewritten.is_empty(),
-            Some(_) => matches!(rewritten[..], [(one, _)] if one == name),
+            Some(_) => matches!(self.rewritten(name.first)?[..], [(one, _)] if one == name),
         };
         Ok((manifest, sole))
     }

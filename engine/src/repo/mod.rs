@@ -2,6 +2,7 @@
 //!
 //! Always: a checkpoint is stored if and only if its snapshot record is there; the record comes last. Never: decides anything by a clock or a host name.
 
+mod bases;
 mod collections;
 mod commit;
 mod copies;
@@ -70,7 +71,7 @@ pub struct Repository {
 }
 
 /// Directories right below the root whose objects are ours.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 9] = [
     "packs",
     "index",
     "manifests",
@@ -79,7 +80,6 @@ const KNOWN: [&str; 10] = [
     "sessions",
     "gc",
     "pins",
-    "damaged",
     "keys",
 ];
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use cryostore_format::session::{Place, SessionPrefix, SessionRecord, Work};
 use cryostore_format::{PackId, SessionId, limits as format_limits};
 
-use super::Repository;
+use super::{Repository, damage};
 use crate::env::{random_id, timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
@@ -139,7 +139,8 @@ impl<'r> Session<'r> {
             ..Terms::default()
         };
         let mut named = Vec::new();
-        for (name, record) in repo.collections()? {
+        let listed = repo.list_collections()?;
+        for (name, record) in repo.collections_in(&listed) {
             let record = match record {
                 Err(e) if e.kind() == Kind::Corrupt => {
                     tracing::warn!(
@@ -159,7 +160,7 @@ impl<'r> Session<'r> {
         }
         // A reader refers to nothing anew.
         if self.work != Work::Read {
-            terms.damaged = repo.damaged_packs()?;
+            terms.damaged = damage::packs_of(&listed);
         }
         self.terms = Arc::new(terms);
         if !named.is_empty() {

@@ -93,6 +93,8 @@ pub struct Store {
     single_writer: bool,
     /// It gives parts of objects.
     gives_ranges: bool,
+    /// Nothing is removed or replaced, but sessions.
+    append_only: bool,
 }
 
 impl fmt::Debug for Store {
@@ -134,6 +136,7 @@ impl Store {
             shared: false,
             single_writer: false,
             gives_ranges: true,
+            append_only: false,
         })
     }
 
@@ -196,6 +199,7 @@ impl Store {
             shared: false,
             single_writer: false,
             gives_ranges: true,
+            append_only: false,
         })
     }
 
@@ -215,6 +219,33 @@ impl Store {
             gives_ranges: false,
             ..self
         }
+    }
+
+    /// The same, in which nothing is removed or replaced but records of sessions, which hold nothing of a snapshot: what a node may do that only stores checkpoints.
+    #[must_use]
+    pub fn append_only(self) -> Self {
+        Self {
+            append_only: true,
+            ..self
+        }
+    }
+
+    fn may_change(&self, name: &str) -> Result<()> {
+        if !self.append_only || name.starts_with("sessions/") {
+            return Ok(());
+        }
+        let text = format!(
+            "changing {name}: {} is open for appending only",
+            self.name()
+        );
+        Err(Error::new(Kind::Denied, text).hint(
+            "deleting and collecting is for whoever may: run it there, without --append-only",
+        ))
+    }
+
+    /// An error in a store in which nothing is removed.
+    pub fn may_remove(&self) -> Result<()> {
+        self.may_change("objects")
     }
 
     /// What errors call it.
@@ -346,6 +377,7 @@ impl Store {
 
     /// Puts an object, whether there is one or not.
     pub fn replace(&self, name: &str, bytes: impl Into<Bytes>) -> Result<()> {
+        self.may_change(name)?;
         let path = Path::from(name);
         let put = self
             .objects
@@ -368,6 +400,7 @@ impl Store {
 
     /// Removes an object; one that is gone already is no error.
     pub fn delete(&self, name: &str) -> Result<()> {
+        self.may_change(name)?;
         match self.bridge.wait(self.objects.delete(&Path::from(name))) {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(self.error("removing", name, e)),
@@ -436,6 +469,7 @@ impl Store {
 
     /// Removes one of them.
     pub fn remove_leftover(&self, name: &str) -> Result<()> {
+        self.may_change(name)?;
         let Some(root) = self.local.as_ref().filter(|_| is_leftover(name)) else {
             return Ok(());
         };

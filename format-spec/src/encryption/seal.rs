@@ -45,7 +45,7 @@ pub enum SealKind {
     Deletion = 8,
     /// `pins/…`
     Pin = 9,
-    /// `damaged/…`
+    /// `gc/damaged/…`
     Damage = 11,
     /// A frame of a pack.
     Frame = 32,

@@ -1,0 +1,54 @@
+//! Owns this node's copies of manifests: for each container that of the newest checkpoint which this node stored, since the next one is compared with it.
+//!
+//! Always: a copy is the object's own bytes, as sealed as they are; it counts only while nothing took the manifest's place, and if it is what the snapshot's record names. Never: kept of a directory,
+//! where reading costs nothing; taken by whoever restores or checks.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use cryostore_format::manifest::Manifest;
+use cryostore_format::snapshot::SnapshotRecord;
+use cryostore_format::{Digest, Lineage};
+
+use super::{Repository, manifest_name};
+
+/// Below the repository's own directory: a file for each container.
+pub(super) const DIR: &str = "bases";
+
+impl Repository {
+    fn base_copy(&self, lineage: Lineage) -> Option<PathBuf> {
+        self.cache()
+            .filter(|_| self.copies_too && self.store().local_path().is_none())
+            .map(|cache| cache.join(DIR).join(lineage.to_string()))
+    }
+
+    /// Keeps a manifest as it is stored. Without it the object is read: errors are no loss.
+    pub(crate) fn keep_base(&self, snapshot: &SnapshotRecord, stored: &[u8]) {
+        let Some(path) = self.base_copy(snapshot.lineage) else {
+            return;
+        };
+        let write = || -> std::io::Result<()> {
+            let dir = path.parent().unwrap_or(&path);
+            std::fs::create_dir_all(dir)?;
+            let mut file = tempfile::NamedTempFile::new_in(dir)?;
+            file.write_all(stored)?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        if let Err(e) = write() {
+            tracing::debug!("keeping a copy of a manifest: {e}");
+        }
+    }
+
+    /// The manifest that a snapshot's record names, if this node has a copy of it.
+    pub(super) fn kept_base(&self, snapshot: &SnapshotRecord) -> Option<Manifest> {
+        let stored = std::fs::read(self.base_copy(snapshot.lineage)?).ok()?;
+        // Most often another one, whose seal is of another name.
+        let name = manifest_name(snapshot.manifest.id);
+        let bytes = self.vault().open(&name, &stored).ok()?;
+        if Digest::of(&bytes) != snapshot.manifest.digest {
+            return None;
+        }
+        Manifest::decode(&bytes).ok()
+    }
+}

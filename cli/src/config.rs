@@ -262,7 +262,7 @@ fn truth(what: &str, text: &str) -> Result<bool, Failure> {
 }
 
 /// A size such as `512M`, `1G` or `300MiB`; powers of 1024.
-fn bytes_of(flag: &str, text: &str) -> Result<u64, Failure> {
+pub(crate) fn bytes_of(flag: &str, text: &str) -> Result<u64, Failure> {
     let unit = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());

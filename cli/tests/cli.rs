@@ -248,6 +248,11 @@ fn an_archive_goes_in_and_comes_back_until_it_is_deleted() {
     place.run(&["delete", &first], 6);
     place.json(&["unpin", &first[..8]], 0);
     place.json(&["delete", &first], 0);
+    let would = place.json(&["gc", "--dry-run", "--max-repack", "1G"], 0);
+    assert_eq!(would["repacked"]["bytes_added"], 0);
+    let emptied = place.json(&["gc", "--max-repack", "1G"], 0);
+    assert_eq!(emptied["repacked"]["left"], 0);
+    place.run(&["gc", "--max-repack", "much"], 2);
     let removed = place.json(&["gc", "--grace", "0"], 0);
     assert_eq!(removed["bytes"], dry["bytes"]);
     assert_eq!(place.json(&["gc", "--grace", "0"], 0)["bytes"], 0);

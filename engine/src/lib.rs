@@ -39,8 +39,8 @@ pub use cryostore_format as format;
 pub use env::{Env, SystemEnv};
 pub use error::{Error, Kind, Result};
 pub use ingest::{
-    BaseChoice, ImportOptions, Imported, Optimized, Order, Source, StreamId, StreamImport, import,
-    optimize,
+    BaseChoice, ImportOptions, Imported, Optimized, Order, Repacked, Source, StreamId,
+    StreamImport, import, optimize, repack,
 };
 pub use memory::Memory;
 pub use monitor::{Deadline, Monitor, Phase, Silent};

@@ -6,9 +6,11 @@ use std::fmt;
 use clap::Args;
 use cryostore_engine::format::session::{SessionRecord, Work};
 use cryostore_engine::format::{PackId, SessionId};
-use cryostore_engine::gc::{GcOptions, GcReport, SparsePack, collect};
+use cryostore_engine::gc::{GcOptions, GcReport, SparsePack, collect, sparse_packs};
+use cryostore_engine::{Repacked, Repository, repack};
 use serde::Serialize;
 
+use crate::config::bytes_of;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::text::{Column, Span, Table, printable, size};
@@ -26,6 +28,7 @@ const LISTED: usize = 20;
   cryostore gc --dry-run
   cryostore gc
   cryostore gc --grace 7d
+  cryostore gc --max-repack 2G
   cryostore gc --end-session 5d0c7a31")]
 pub(crate) struct GcArgs {
     /// Say what would be removed, and remove nothing
@@ -34,6 +37,10 @@ pub(crate) struct GcArgs {
     /// How long deleted snapshots can be brought back by `undelete`: nothing of them is removed before
     #[arg(long, value_name = "TIME", default_value = "24h")]
     grace: Span,
+    /// Before that, store again what is needed of packs of which little is, at most so many bytes. Imports do that by
+    /// themselves while checkpoints go on coming; this is for snapshots that are only kept. Reads each of them
+    #[arg(long, value_name = "SIZE")]
+    max_repack: Option<String>,
     /// End this session for good: it can never commit any more
     #[arg(long, value_name = "ID")]
     end_session: Vec<String>,
@@ -57,6 +64,18 @@ struct Report {
     foreign: Vec<String>,
     /// Packs that imports leave behind from now on.
     leaving: Vec<Leaving>,
+    /// With --max-repack: packs that were to be emptied, and what was done for it.
+    repacked: Option<Repack>,
+}
+
+#[derive(Serialize)]
+struct Repack {
+    packs: Vec<Leaving>,
+    /// Snapshots that refer to other packs now.
+    snapshots: u64,
+    bytes_added: u64,
+    /// Snapshots that still need them: more would have been written than was allowed.
+    left: u64,
 }
 
 #[derive(Serialize)]
@@ -72,6 +91,16 @@ struct Leaving {
     pack: PackId,
     bytes: u64,
     needed_bytes: u64,
+}
+
+impl Leaving {
+    const fn new(pack: SparsePack) -> Self {
+        Self {
+            pack: pack.id,
+            bytes: pack.bytes,
+            needed_bytes: pack.needed,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -94,11 +123,7 @@ impl Report {
             owner: record.owner,
             started: record.started,
         };
-        let leaving = |pack: SparsePack| Leaving {
-            pack: pack.id,
-            bytes: pack.bytes,
-            needed_bytes: pack.needed,
-        };
+        let leaving = Leaving::new;
         Self {
             dry_run: options.dry_run,
             removed: found.removed,
@@ -112,6 +137,7 @@ impl Report {
             ended_sessions: found.ended_sessions,
             foreign: found.foreign,
             leaving: found.leaving.into_iter().map(leaving).collect(),
+            repacked: None,
         }
     }
 
@@ -132,6 +158,35 @@ impl Report {
             ]);
         }
         table
+    }
+
+    fn write_repacked(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(done) = &self.repacked else {
+            return Ok(());
+        };
+        let sum = |bytes: fn(&Leaving) -> u64| size(done.packs.iter().map(bytes).sum());
+        let (count, bytes) = (done.packs.len(), sum(|pack| pack.bytes));
+        if self.dry_run {
+            let needed = sum(|pack| pack.needed_bytes);
+            return writeln!(
+                f,
+                "would empty {count} packs, {bytes}, for at most {needed} that are stored again"
+            );
+        }
+        writeln!(
+            f,
+            "emptied {count} packs, {bytes}: {} snapshots refer to {} that were stored again",
+            done.snapshots,
+            size(done.bytes_added)
+        )?;
+        if done.left > 0 {
+            writeln!(
+                f,
+                "{} snapshots need them still: more would have been written than --max-repack allows",
+                done.left
+            )?;
+        }
+        Ok(())
     }
 
     fn write_leaving(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -199,6 +254,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_repacked(f)?;
         for session in &self.ended_sessions {
             writeln!(f, "ended session {}", printable(session))?;
         }
@@ -241,7 +297,15 @@ pub(crate) fn run(args: GcArgs, context: &Context) -> Result<(), Failure> {
         grace: args.grace.0,
         end_sessions: args.end_session,
     };
-    let report = Report::new(&options, collect(&repo, &options, context.monitor())?);
+    let most = args.max_repack.map(|text| bytes_of("--max-repack", &text));
+    let repacked = match most.transpose()? {
+        Some(most) => Some(empty_packs(&repo, most, &options, context)?),
+        None => None,
+    };
+    let report = Report {
+        repacked,
+        ..Report::new(&options, collect(&repo, &options, context.monitor())?)
+    };
     context.screen.clear();
     for name in &report.foreign {
         context
@@ -249,4 +313,25 @@ pub(crate) fn run(args: GcArgs, context: &Context) -> Result<(), Failure> {
             .warn(&format!("{name} is no part of a repository; it stays"));
     }
     context.output.show(&report)
+}
+
+fn empty_packs(
+    repo: &Repository,
+    most: u64,
+    options: &GcOptions,
+    context: &Context,
+) -> Result<Repack, Failure> {
+    let packs = sparse_packs(repo, most, options, context.monitor())?;
+    let done = if options.dry_run {
+        Repacked::default()
+    } else {
+        let ids = packs.iter().map(|pack| pack.id).collect();
+        repack(repo, &ids, most, context.monitor())?
+    };
+    Ok(Repack {
+        packs: packs.into_iter().map(Leaving::new).collect(),
+        snapshots: done.snapshots,
+        bytes_added: done.bytes_added,
+        left: done.left,
+    })
 }

@@ -88,6 +88,21 @@ pub struct GcReport {
     pub leaving: Vec<SparsePack>,
 }
 
+/// Packs of which little is needed, for [`crate::repack`], which would store at most so many bytes again. Nothing is changed.
+pub fn sparse_packs(
+    repo: &Repository,
+    most: u64,
+    options: &GcOptions,
+    monitor: &dyn Monitor,
+) -> Result<Vec<SparsePack>> {
+    let options = GcOptions {
+        dry_run: true,
+        ..options.clone()
+    };
+    let seen = look(repo, &options, &mut Known::default(), true, monitor)?;
+    Ok(seen.uses.choose_within(most))
+}
+
 const LEFTOVER: &str = "a write that was cut off left it";
 
 /// Rounds of one collection: the first frees what earlier ones condemned, and condemns; the second frees that, if nobody is at work.

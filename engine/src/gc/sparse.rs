@@ -25,7 +25,7 @@ pub struct SparsePack {
     pub id: PackId,
     /// Its bytes.
     pub bytes: u64,
-    /// Bytes of it that snapshots need.
+    /// Bytes of it that snapshots need, or that would be stored again.
     pub needed: u64,
 }
 
@@ -48,6 +48,8 @@ struct Use {
     needed: u64,
     /// Those of the newest snapshots of all containers: what their next imports would store again.
     newest: u64,
+    /// Bytes of pages in delta frames that are made of its chunks, as often as a snapshot needs them: they would become plain pages.
+    made_of: u64,
     /// It holds deltas, or what is needed of it is not known.
     stays: bool,
 }
@@ -119,8 +121,8 @@ impl Uses {
         chunks: Range<u16>,
         pages: &mut [Vec<bool>],
     ) {
-        let mut open = vec![(frame, chunks)];
-        while let Some((frame, chunks)) = open.pop() {
+        let mut open = vec![(frame, chunks, 0)];
+        while let Some((frame, chunks, page_len)) = open.pop() {
             let pack = manifest.packs.get(frame.pack as usize);
             let Some(found) = pack.and_then(|pack| self.packs.get_mut(pack)) else {
                 continue;
@@ -128,6 +130,7 @@ impl Uses {
             let Some(rank) = manifest.deltas.rank(&frame) else {
                 let mut left = limits::USES_WORDS.saturating_sub(self.words);
                 let before = left;
+                found.made_of += u64::from(page_len) * chunks.len() as u64;
                 found.mark(&frame, chunks, &mut left);
                 self.words += before - left;
                 continue;
@@ -136,6 +139,10 @@ impl Uses {
             let Some(seen) = pages.get_mut(rank) else {
                 continue;
             };
+            let page_len = manifest
+                .deltas
+                .get(&frame)
+                .map_or(0, |delta| delta.page_size);
             seen.resize(usize::from(frame.chunks), false);
             for page in fresh(seen, chunks) {
                 let (from, to) = (u32::from(page.start), u32::from(page.end));
@@ -148,7 +155,7 @@ impl Uses {
                     let skipped = page(from.saturating_sub(first));
                     let end = page(to.saturating_sub(first)).min(base.take);
                     let chunks = base.skip.saturating_add(skipped)..base.skip.saturating_add(end);
-                    open.push((base.frame, chunks));
+                    open.push((base.frame, chunks, page_len));
                 }
             }
         }
@@ -159,6 +166,40 @@ impl Uses {
         for found in self.packs.values_mut() {
             found.newest = found.needed;
         }
+    }
+
+    /// The packs that are worth to be emptied at once, for at most so many bytes: those of which less than half would be stored again, the sparsest first; then the small ones, if there are many.
+    pub(super) fn choose_within(&self, most: u64) -> Vec<SparsePack> {
+        let known = |found: &&Use| !found.stays && !found.chunks.is_empty();
+        let cost = |found: &Use| found.needed + found.made_of;
+        let is_small = |found: &Use| found.bytes < limits::SMALL_PACK;
+        let small = self
+            .packs
+            .values()
+            .filter(known)
+            .filter(|found| is_small(found));
+        let many_small = small.count() > limits::SMALL_PACKS;
+        let mut wanted: Vec<(&PackId, &Use)> = self
+            .packs
+            .iter()
+            .filter(|(_, found)| known(found))
+            .filter(|(_, found)| {
+                cost(found) * 2 < found.bytes || many_small && is_small(found) && found.made_of == 0
+            })
+            .collect();
+        wanted.sort_by_key(|(id, found)| (cost(found) * 1000 / found.bytes.max(1), **id));
+        let mut spent = 0;
+        let fits = wanted.into_iter().filter(|(_, found)| {
+            let fits = spent + cost(found) <= most;
+            spent += if fits { cost(found) } else { 0 };
+            fits
+        });
+        fits.map(|(id, found)| SparsePack {
+            id: *id,
+            bytes: found.bytes,
+            needed: cost(found),
+        })
+        .collect()
     }
 
     /// The packs to leave. Those that imports leave already come first.

@@ -10,6 +10,8 @@ mod deltas;
 mod facts;
 mod frames;
 mod optimize;
+mod repack;
+mod rewrite;
 mod source;
 mod stream;
 mod streams;
@@ -41,6 +43,7 @@ use tar_front::TarFront;
 use writer::Writer;
 
 pub use optimize::{Optimized, Order, optimize};
+pub use repack::{Repacked, repack};
 pub use source::Source;
 pub use streams::{StreamId, StreamImport};
 

@@ -29,6 +29,24 @@ impl Addresses {
         }
     }
 
+    /// Goes past pages of the image.
+    pub(super) fn skip(&mut self, mut pages: u64) {
+        while pages > 0 {
+            match &mut self.run {
+                Some((number, left)) if *left > 0 => {
+                    let step = pages.min(*left);
+                    *number = number.wrapping_add(step);
+                    *left -= step;
+                    pages -= step;
+                }
+                _ => match self.runs.next() {
+                    Some(run) => self.run = Some(run),
+                    None => return,
+                },
+            }
+        }
+    }
+
     /// Page number of the next page of the image; none beyond what the page map describes.
     pub(super) fn next(&mut self) -> Option<u64> {
         loop {

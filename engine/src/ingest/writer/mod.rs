@@ -243,6 +243,23 @@ impl<'r> Writer<'r> {
         }
     }
 
+    /// One that refers to what the base refers to, but for these packs: what lies there, or is made of it, is stored again.
+    pub(super) fn without(
+        repo: &'r Repository,
+        terms: Arc<Terms>,
+        base: &'r Base,
+        packs: &HashSet<PackId>,
+        monitor: &'r dyn Monitor,
+    ) -> Self {
+        let numbers = (0..).zip(&base.manifest.packs);
+        let numbers = numbers.filter(|(_, pack)| packs.contains(pack));
+        Self {
+            left_behind: numbers.map(|(n, _)| n).collect(),
+            left: packs.clone(),
+            ..Self::new(repo, terms, Some(base), false, monitor)
+        }
+    }
+
     /// The number of another stream.
     fn reserve(&mut self) -> Result<StreamIndex> {
         let number = StreamIndex::try_from(self.streams.len())
@@ -305,6 +322,15 @@ impl<'r> Writer<'r> {
         };
         if whole {
             count(&mut self.classes.zero, 0, len);
+            if let Cut::Pages {
+                page_size,
+                addresses,
+                ..
+            } = &mut stream.cut
+            {
+                // The last page may be shorter.
+                addresses.skip(len.div_ceil(*page_size as u64));
+            }
             stream.zero(len);
             return Ok(());
         }

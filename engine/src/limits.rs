@@ -39,6 +39,11 @@ pub const PACK_LEN: usize = 16 << 20;
 /// 1 MiB that a repository in a directory keeps free for deletions and collections on a full disk: the largest record of a collection (16,384 packs) takes 0.6 MiB, a mark or a tombstone a
 /// block of the file system, and with the first pack that goes there is room again.
 pub const RESERVE: usize = 1 << 20;
+/// What a node takes into its index when an import opens it, the newest segments first; the rest comes with the next imports, or at once by `rebuild-index`. 64 MiB are 4 million ids, which is
+/// 16 GiB of pages: a fresh node is not to download the index of all for one checkpoint. A segment is a request, 256 of them some 10 s.
+pub const SEGMENTS_AT_ONCE: usize = 256;
+/// Bytes of these.
+pub const SEGMENT_BYTES_AT_ONCE: u64 = 64 << 20;
 /// Each import leaves a pack with the few chunks that were new in it. What a snapshot needs of more than 8 packs of which it needs less than 1 MiB is stored again together, once the
 /// deltas that stand on it are made anew: with deltas that is every 16th import, for what the 16 before it have stored.
 pub const SMALL_PACKS: usize = 8;

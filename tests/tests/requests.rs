@@ -19,7 +19,7 @@ use cryostore_engine::gc::{GcOptions, collect};
 use cryostore_engine::{
     ImportOptions, Output, Repository, Silent, Source, Store, SystemEnv, export, import,
 };
-use cryostore_tests::archives::{checkpoint, noise};
+use cryostore_tests::archives::{checkpoint, checkpoint_of, noise};
 use cryostore_tests::stores::Watched;
 use object_store::memory::InMemory;
 
@@ -200,6 +200,23 @@ fn an_import_of_a_fresh_node_reads_one_record_to_find_its_base() {
         bucket.watched.count("get snapshots/"),
     );
     assert_eq!(found, (1, 1));
+}
+
+#[test]
+fn a_fresh_node_takes_in_the_newest_part_of_a_large_index_and_the_rest_with_later_imports() {
+    let bucket = Bucket::new();
+    for n in 0..260 {
+        bucket.import(&checkpoint_of(&format!("c{n}"), &noise(4096, n), 4096));
+    }
+    let fresh = Bucket {
+        watched: bucket.watched.clone(),
+        cache: tempfile::tempdir().unwrap(),
+    };
+    for (n, reads) in [(1000, 256), (1001, 4), (1002, 0)] {
+        bucket.watched.reset();
+        fresh.import(&checkpoint_of(&format!("c{n}"), &noise(4096, n), 4096));
+        assert_eq!(bucket.watched.count("get index/"), reads, "{n}");
+    }
 }
 
 #[test]

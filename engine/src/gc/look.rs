@@ -129,11 +129,7 @@ fn look_at_root(repo: &Repository, seen: &mut Seen) -> Result<()> {
 fn look_at_objects(repo: &Repository, seen: &mut Seen, monitor: &dyn Monitor) -> Result<()> {
     // A segment is put after its packs, a manifest too: what is in these lists has its packs in the one below, or they are gone.
     for object in repo.store().list(segments::PREFIX)? {
-        let id = object
-            .name
-            .strip_prefix("index/")
-            .and_then(|id| id.parse().ok());
-        let Some(id) = id else {
+        let Some(id) = segments::id_of(&object.name) else {
             seen.foreign.push(object.name);
             continue;
         };

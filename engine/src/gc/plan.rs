@@ -11,6 +11,7 @@ use cryostore_format::{CollectionId, PackId};
 use super::look::{Over, Seen};
 use super::sparse::SparsePack;
 use super::{Garbage, LEFTOVER, leave};
+use crate::index::segments;
 use crate::pack;
 use crate::repo::{ManifestName, collection_name, deletion_name};
 
@@ -151,8 +152,7 @@ fn segments_to_remove(seen: &Seen, free: &HashSet<PackId>, plan: &mut Plan) {
     let mut names: Vec<_> = seen.segments.iter().collect();
     names.sort_unstable();
     for (name, (bytes, packs)) in names {
-        let id = name.strip_prefix("index/").and_then(|id| id.parse().ok());
-        let id: Option<cryostore_format::SegmentId> = id;
+        let id = segments::id_of(name);
         let reason = match packs {
             _ if id.is_some_and(|id| seen.sessions.have_put(id.as_bytes())) => None,
             Some(packs) if packs.iter().any(stays) => None,

@@ -12,6 +12,8 @@ use cryostore_format::segment::PackIds;
 use cryostore_format::{ChunkId, PackId, SegmentId};
 
 use crate::error::Result;
+#[cfg(feature = "rocksdb")]
+use crate::limits;
 use crate::memory::Memory;
 use crate::monitor::Monitor;
 #[cfg(feature = "rocksdb")]
@@ -100,7 +102,7 @@ impl Index {
         }
     }
 
-    /// Opens the copy in `dir` and takes in the stored segments that it does not know yet.
+    /// Opens the copy in `dir` and takes in stored segments that it does not know yet, as many as one opening may.
     #[cfg(feature = "rocksdb")]
     #[must_use]
     pub fn open(dir: Option<&Path>, vault: &Vault, memory: Memory, monitor: &dyn Monitor) -> Self {
@@ -231,11 +233,21 @@ impl Index {
 
 #[cfg(feature = "rocksdb")]
 fn take_in_segments(index: &local::LocalIndex, vault: &Vault, monitor: &dyn Monitor) -> Result<()> {
-    let mut missing = Vec::new();
-    for (id, _) in segments::list(vault.store())? {
-        if !index.has_segment(id)? {
-            missing.push(id);
+    let (mut missing, mut bytes) = (Vec::new(), 0);
+    for (id, len) in segments::list(vault.store())? {
+        if index.has_segment(id)? {
+            continue;
         }
+        bytes += len;
+        // What is left is taken in by later imports, the newest first.
+        if missing.len() == limits::SEGMENTS_AT_ONCE || bytes > limits::SEGMENT_BYTES_AT_ONCE {
+            tracing::info!(
+                "the local index has {} of the missing segments",
+                missing.len()
+            );
+            break;
+        }
+        missing.push(id);
     }
     for (done, id) in missing.iter().enumerate() {
         monitor.progress(Phase::Index, done as u64, Some(missing.len() as u64));

@@ -15,14 +15,20 @@ pub fn object_name(id: SegmentId) -> String {
     format!("{PREFIX}/{id}")
 }
 
-/// The segments that the store has, and their lengths; names that are none of ours are passed over.
+/// The segment with this name; none if it is no name of one.
+#[must_use]
+pub fn id_of(name: &str) -> Option<SegmentId> {
+    name.strip_prefix(PREFIX)?.strip_prefix('/')?.parse().ok()
+}
+
+/// The segments that the store has, and their lengths, those first that were put last, as the store's clock says: a hint. Names that are none of ours are passed over.
 pub fn list(store: &Store) -> Result<Vec<(SegmentId, u64)>> {
-    let prefix = format!("{PREFIX}/");
-    let objects = store.list(PREFIX)?;
-    Ok(objects
+    let mut objects = store.list(PREFIX)?;
+    objects.sort_by_key(|object| std::cmp::Reverse(object.modified_ms));
+    let found = objects
         .iter()
-        .filter_map(|o| Some((o.name.strip_prefix(&prefix)?.parse().ok()?, o.len)))
-        .collect())
+        .map(|object| (id_of(&object.name), object.len));
+    Ok(found.filter_map(|(id, len)| Some((id?, len))).collect())
 }
 
 /// Reads a segment.

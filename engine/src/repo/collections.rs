@@ -69,7 +69,7 @@ impl Repository {
             .map_err(|e| Error::new(Kind::Internal, "a collection record").because(e))?;
         let name = collection_name(id);
         let sealed = self.seal_object(&name, bytes)?;
-        self.from_reserve(|| self.store().create(&name, sealed.clone()))?;
+        self.with_reserve(|| self.store().create(&name, sealed.clone()))?;
         Ok(id)
     }
 }

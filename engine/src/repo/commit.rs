@@ -116,7 +116,7 @@ impl Repository {
     ) -> Result<()> {
         let bytes = self.tombstone(place, session, reason)?;
         let put = || self.store().create(&place_name(place), bytes.clone());
-        match self.from_reserve(put) {
+        match self.with_reserve(put) {
             Err(e) if e.kind() == Kind::Conflict && self.entry(place)?.is_some() => Ok(()),
             other => other,
         }
@@ -125,7 +125,7 @@ impl Repository {
     /// Replaces a snapshot's record by a tombstone: a collection frees it.
     pub(crate) fn give_up(&self, place: Place) -> Result<()> {
         let bytes = self.tombstone(place, None, "deleted")?;
-        self.from_reserve(|| self.store().replace(&place_name(place), bytes.clone()))
+        self.with_reserve(|| self.store().replace(&place_name(place), bytes.clone()))
     }
 
     fn tombstone(&self, place: Place, session: Option<SessionId>, reason: &str) -> Result<Vec<u8>> {

@@ -107,7 +107,7 @@ impl Repository {
             Error::new(Kind::Invalid, format!("the mark: {e}")).hint("use fewer words")
         })?;
         let sealed = self.seal_object(name, bytes)?;
-        self.from_reserve(|| self.store().replace(name, sealed.clone()))
+        self.with_reserve(|| self.store().replace(name, sealed.clone()))
     }
 
     /// The deletion mark at a place, if it is there and can be read.

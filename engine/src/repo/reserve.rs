@@ -37,7 +37,7 @@ impl Repository {
     }
 
     /// A small put of somebody who is about to free something: if there is no room for it, the reserve is given up and it is tried again.
-    pub(crate) fn from_reserve<T>(&self, put: impl Fn() -> Result<T>) -> Result<T> {
+    pub(crate) fn with_reserve<T>(&self, put: impl Fn() -> Result<T>) -> Result<T> {
         match put() {
             Err(e) if e.kind() == Kind::NoSpace && self.give_up_reserve() => put(),
             done => done,

@@ -109,6 +109,7 @@ pub(super) fn look(
     }
     seen.sessions = look_at_sessions(repo, options)?;
     mark(repo, options, known, uses, &mut seen, monitor)?;
+    seen.sessions.look_at_readers(repo)?;
     Ok(seen)
 }
 

@@ -41,16 +41,12 @@ pub(super) const NOT_NEEDED: &str = "no snapshot needs a chunk of it";
 /// Decides. How much is needed of each pack is counted once in a collection: `leaving` is what was chosen then.
 pub(super) fn plan(seen: &Seen, leaving: Option<Vec<SparsePack>>) -> Plan {
     let mut plan = Plan::default();
-    let is_ripe = |id: CollectionId| {
-        let mut live = seen.sessions.live.iter();
-        live.all(|session| session.collections.contains(&id))
-    };
     let (mut condemned, mut given_up) = (HashSet::new(), HashSet::new());
     let (mut free, mut free_places) = (HashSet::new(), HashSet::new());
     for (record, _) in &seen.records {
         condemned.extend(record.condemned.iter().copied());
         given_up.extend(record.given_up.iter().copied());
-        if is_ripe(record.id) {
+        if seen.sessions.all_name(record.id) {
             free.extend(record.condemned.iter().copied());
             free_places.extend(record.given_up.iter().copied());
         }

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cryostore_format::SessionId;
 use cryostore_format::session::{Place, SessionPrefix, SessionRecord, Work};
+use cryostore_format::{CollectionId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::GcOptions;
@@ -21,6 +21,8 @@ use crate::repo::{LiveSession, Repository};
 pub(super) struct Sessions {
     /// Those that are at work.
     pub(super) live: Vec<SessionRecord>,
+    /// Those that read, when all was marked.
+    pub(super) readers: Vec<SessionRecord>,
     /// Those that were revoked, and why.
     pub(super) ended: Vec<(SessionId, &'static str)>,
     /// Places of those whose process is proved to be gone: nobody can commit there any more.
@@ -28,6 +30,23 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
+    /// The second look, after marking: a reader may have found that a collection which it named condemns what it reads, and names none since.
+    pub(super) fn look_at_readers(&mut self, repo: &Repository) -> Result<()> {
+        let ended = |id| self.ended.iter().any(|(ended, _)| *ended == id);
+        let found = repo.sessions()?.into_iter();
+        let readers = found.filter(|session| {
+            session.record.work == Work::Read && !session.dead && !ended(session.record.id)
+        });
+        self.readers = readers.map(|session| session.record).collect();
+        Ok(())
+    }
+
+    /// True if all that are at work know a collection.
+    pub(super) fn all_name(&self, id: CollectionId) -> bool {
+        let mut sessions = self.live.iter().chain(&self.readers);
+        sessions.all(|session| session.collections.contains(&id))
+    }
+
     /// True if an object with this id was put by a session that is at work.
     pub(super) fn have_put(&self, id: &[u8; 16]) -> bool {
         let prefix = SessionPrefix::in_id(id);

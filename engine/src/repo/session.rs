@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cryostore_format::session::{Place, SessionPrefix, SessionRecord, Work};
+use cryostore_format::snapshot::SnapshotRecord;
 use cryostore_format::{PackId, SessionId, limits as format_limits};
 
 use super::{Repository, damage};
@@ -122,13 +123,21 @@ impl<'r> Session<'r> {
         Some(session)
     }
 
-    /// A reader is to read these packs: if a collection that it names condemns one of them, it names none any more, and nothing is freed while it is there.
-    pub(crate) fn reads(&self, packs: &[PackId]) {
-        if packs.iter().any(|pack| self.terms.condemns(*pack))
-            && let Err(e) = self.replace_record(|record| record.collections.clear())
-        {
+    /// A reader is to read these packs of a snapshot: if a collection that it names condemns one of them, it names none any more, and nothing is freed while it is there. A collector may have seen it name
+    /// that collection, if the snapshot was deleted by then: so it looks once more.
+    pub(crate) fn reads(&self, snapshot: &SnapshotRecord, packs: &[PackId]) -> Result<()> {
+        if !packs.iter().any(|pack| self.terms.condemns(*pack)) {
+            return Ok(());
+        }
+        if let Err(e) = self.replace_record(|record| record.collections.clear()) {
             tracing::debug!("session {}: {e}", self.id);
         }
+        if self.repo.is_gone(Place::of(snapshot)) {
+            let text = format!("snapshot {} was deleted meanwhile", snapshot.id);
+            return Err(Error::new(Kind::NotFound, text)
+                .hint("`cryostore undelete` brings it back within the grace time"));
+        }
+        Ok(())
     }
 
     /// W2 and W3.

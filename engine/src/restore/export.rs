@@ -68,9 +68,9 @@ pub fn export(
     let session = Session::read(repo);
     let monitor = &Renewing::new(session.as_ref(), monitor);
     let (name, manifest, ahead) = named_manifest(repo, snapshot)?;
-    session
-        .iter()
-        .for_each(|session| session.reads(&manifest.packs));
+    if let Some(session) = &session {
+        session.reads(snapshot, &manifest.packs)?;
+    }
     match output {
         Output::Stream(stream) => {
             let write = |window: &Window, bytes: Option<&[u8]>| match bytes {

@@ -51,9 +51,9 @@ impl<'r> CheckpointReader<'r> {
     pub fn open(repo: &'r Repository, snapshot: &SnapshotRecord) -> Result<Self> {
         let session = Session::read(repo);
         let manifest = repo.manifest(snapshot)?;
-        session
-            .iter()
-            .for_each(|session| session.reads(&manifest.packs));
+        if let Some(session) = &session {
+            session.reads(snapshot, &manifest.packs)?;
+        }
         let mut starts = Vec::with_capacity(manifest.layout.pieces.len());
         let (mut at, mut literal) = (0, 0);
         for piece in &manifest.layout.pieces {

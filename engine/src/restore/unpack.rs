@@ -62,9 +62,9 @@ pub fn unpack(
     let session = Session::read(repo);
     let monitor = &Renewing::new(session.as_ref(), monitor);
     let (name, manifest, ahead) = named_manifest(repo, snapshot)?;
-    session
-        .iter()
-        .for_each(|session| session.reads(&manifest.packs));
+    if let Some(session) = &session {
+        session.reads(snapshot, &manifest.packs)?;
+    }
     let mut unpacker = Unpacker::new(part.path());
     run(
         repo,

@@ -6,7 +6,7 @@ use crate::model::{Protocol, Reply};
 use crate::rules::Broken;
 use crate::set::Set;
 use crate::store::{
-    COLLECTIONS, MANIFESTS, OLD, Place, REWRITTEN, SESSIONS, SNAPSHOTS, Store, UNDELETION,
+    COLLECTIONS, MANIFESTS, OLD, Place, READER, REWRITTEN, SESSIONS, SNAPSHOTS, Store, UNDELETION,
     manifests_of, owner, place_of, snapshot_of,
 };
 
@@ -23,6 +23,7 @@ pub enum Step {
     MarkSnapshots,
     MarkPins,
     MarkManifests,
+    LookAtReaders,
     Free,
     Condemn,
     Sweep,
@@ -166,6 +167,12 @@ impl Protocol {
                 self.after(Step::MarkPins)
             }
             Step::MarkManifests => self.mark_manifests(store, me),
+            Step::LookAtReaders => {
+                me.named_by_all = store.sessions[READER]
+                    .into_iter()
+                    .fold(me.named_by_all, Set::and);
+                self.decide(store, me)
+            }
             Step::Free => {
                 self.free(store, me, reply);
                 self.after_free(store, me)
@@ -270,6 +277,8 @@ impl Protocol {
         }
         if self.breaks(Broken::MarkBeforeSessions) {
             Step::LookAtSessions
+        } else if self.reader && !self.breaks(Broken::ReadersAreLookedAtOnce) {
+            Step::LookAtReaders
         } else {
             self.decide(store, me)
         }

@@ -123,6 +123,17 @@ fn reading() -> Protocol {
     }
 }
 
+/// Deleted, condemned, brought back, and deleted again while it is read.
+fn undeletion_beside_a_reader() -> Protocol {
+    Protocol {
+        reader: true,
+        deletions: 2,
+        late: 0,
+        full: false,
+        ..undeletion()
+    }
+}
+
 /// Deleted, brought back, and deleted again, while two collectors are at work, whose records can be full.
 fn undeletion() -> Protocol {
     Protocol {
@@ -257,13 +268,7 @@ fn an_undeletion_and_an_import_that_requires_the_snapshot_lose_nothing() {
 
 #[test]
 fn a_reader_finishes_beside_an_undeletion() {
-    holds(Protocol {
-        reader: true,
-        deletions: 1,
-        late: 0,
-        full: false,
-        ..undeletion()
-    });
+    holds(undeletion_beside_a_reader());
 }
 
 #[test]
@@ -491,6 +496,18 @@ mod without_the_rule {
     #[test]
     fn a_reader_without_a_session_is_overtaken() {
         fails_without(Broken::ReaderWithoutSession, READS, reading());
+    }
+
+    #[test]
+    fn a_reader_that_names_what_condemns_its_packs_is_overtaken() {
+        let protocol = undeletion_beside_a_reader();
+        fails_without(Broken::ReaderNamesWhatItReads, READS, protocol);
+    }
+
+    #[test]
+    fn a_collector_that_does_not_look_at_readers_after_marking_overtakes_one() {
+        let protocol = undeletion_beside_a_reader();
+        fails_without(Broken::ReadersAreLookedAtOnce, READS, protocol);
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub enum Broken {
     ReaderWithoutSession,
     /// A reader goes on naming a collection that condemns what it reads.
     ReaderNamesWhatItReads,
+    /// C3: readers are not looked at once more after marking.
+    ReadersAreLookedAtOnce,
     /// An import requires a snapshot that a collection gives up, of which it knows.
     RequiresGivenUp,
     /// C3: pins are read before snapshots.

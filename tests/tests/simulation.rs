@@ -361,7 +361,7 @@ fn no_schedule_and_no_fault_loses_what_was_acknowledged_or_leaves_garbage() {
     if let Some(seed) = number("CRYOSTORE_SEED") {
         return run(seed);
     }
-    let seeds = number("CRYOSTORE_SEEDS").unwrap_or(2000);
+    let seeds = number("CRYOSTORE_SEEDS").unwrap_or(10_000);
     let next = std::sync::atomic::AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {

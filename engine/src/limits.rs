@@ -39,6 +39,10 @@ pub const PACK_LEN: usize = 16 << 20;
 /// 1 MiB that a repository in a directory keeps free for deletions and collections on a full disk: the largest record of a collection (16,384 packs) takes 0.6 MiB, a mark or a tombstone a
 /// block of the file system, and with the first pack that goes there is room again.
 pub const RESERVE: usize = 1 << 20;
+/// Index segments that a collection puts together into one of at most 8 MiB (half a million ids), when there are 64 that are smaller than half of that. A node that has them all reads each id once more.
+pub const SMALL_SEGMENTS: usize = 64;
+/// Bytes of that one.
+pub const SEGMENT_MERGED: u64 = 8 << 20;
 /// What a node takes into its index when an import opens it, the newest segments first; the rest comes with the next imports, or at once by `rebuild-index`. 64 MiB are 4 million ids, which is
 /// 16 GiB of pages: a fresh node is not to download the index of all for one checkpoint. A segment is a request, 256 of them some 10 s.
 pub const SEGMENTS_AT_ONCE: usize = 256;

@@ -205,8 +205,11 @@ fn an_import_of_a_fresh_node_reads_one_record_to_find_its_base() {
 #[test]
 fn a_fresh_node_takes_in_the_newest_part_of_a_large_index_and_the_rest_with_later_imports() {
     let bucket = Bucket::new();
+    let repo = Repository::open(bucket.store(), Arc::new(SystemEnv::new()), None).unwrap();
     for n in 0..260 {
-        bucket.import(&checkpoint_of(&format!("c{n}"), &noise(4096, n), 4096));
+        let tar = checkpoint_of(&format!("c{n}"), &noise(4096, n), 4096);
+        let source = Source::Stream(Box::new(std::io::Cursor::new(tar)));
+        import(&repo, source, &ImportOptions::default(), &Silent).unwrap();
     }
     let fresh = Bucket {
         watched: bucket.watched.clone(),
@@ -217,6 +220,19 @@ fn a_fresh_node_takes_in_the_newest_part_of_a_large_index_and_the_rest_with_late
         fresh.import(&checkpoint_of(&format!("c{n}"), &noise(4096, n), 4096));
         assert_eq!(bucket.watched.count("get index/"), reads, "{n}");
     }
+    // A collection makes one of many, and the next one removes these.
+    for left in [264, 1] {
+        collect(&repo, &GcOptions::default(), &Silent).unwrap();
+        assert_eq!(bucket.store().list("index").unwrap().len(), left);
+    }
+    let other = Bucket {
+        watched: bucket.watched.clone(),
+        cache: tempfile::tempdir().unwrap(),
+    };
+    bucket.watched.reset();
+    let again = other.import(&checkpoint_of("c1003", &noise(4096, 7), 4096));
+    assert_eq!(bucket.watched.count("get index/"), 1);
+    assert_eq!(again.cost.classes.elsewhere.pages, 1);
 }
 
 #[test]

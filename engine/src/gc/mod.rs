@@ -9,6 +9,7 @@ mod estimate;
 mod leave;
 mod look;
 mod plan;
+mod segments;
 mod sessions;
 mod sparse;
 
@@ -237,6 +238,9 @@ fn apply(
     remove(awake, &plan.remove, monitor)?;
     for done in plan.done.chunks(format_limits::DONE_MAX) {
         repo.put_collection(|record| record.done = done.to_vec())?;
+    }
+    if first {
+        segments::merge(repo, seen)?;
     }
     condemn(repo, plan)
 }

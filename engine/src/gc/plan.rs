@@ -10,7 +10,7 @@ use cryostore_format::{CollectionId, PackId};
 
 use super::look::{Over, Seen};
 use super::sparse::SparsePack;
-use super::{Garbage, LEFTOVER, leave};
+use super::{Garbage, LEFTOVER, leave, segments as merged};
 use crate::index::segments;
 use crate::pack;
 use crate::repo::{ManifestName, collection_name, deletion_name};
@@ -145,12 +145,14 @@ fn manifests_to_remove(seen: &Seen, free: &HashSet<Place>, plan: &mut Plan) {
 
 fn segments_to_remove(seen: &Seen, free: &HashSet<PackId>, plan: &mut Plan) {
     let stays = |pack: &PackId| seen.packs.contains_key(pack) && !free.contains(pack);
+    let superseded = merged::superseded(seen);
     let mut names: Vec<_> = seen.segments.iter().collect();
     names.sort_unstable();
     for (name, (bytes, packs)) in names {
         let id = segments::id_of(name);
         let reason = match packs {
             _ if id.is_some_and(|id| seen.sessions.have_put(id.as_bytes())) => None,
+            Some(_) if superseded.contains(name.as_str()) => Some("another has all of its packs"),
             Some(packs) if packs.iter().any(stays) => None,
             Some(_) => Some("all of its packs are gone"),
             None => Some("it is damaged; packs have their ids themselves"),

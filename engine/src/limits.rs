@@ -64,8 +64,13 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 pub const RETRIES: usize = 12;
 /// See [`RETRIES`].
 pub const MOST_RETRIES: usize = 100;
-/// No retry after 5 minutes: what is sent again has the signature of the first time, which is good for 15 minutes.
-pub const RETRY: Duration = Duration::from_secs(300);
+/// 3 minutes for one request with all its retries, and the longest silence of a store: the last 4 MiB of an upload at [`SLOWEST_LINK`], which lie in the kernel and show no progress, take 128 s.
+/// What is sent again has the signature of the first time, which is good for 15 minutes.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+/// 15 s: how often it is looked whether a store is back that is away. What a command tidies up after a failure is over by then.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// 5 s for such a look: a packet that was lost is sent again twice (1, 2 s).
+pub const LOOK: Duration = Duration::from_secs(5);
 /// 64 KiB handed to a connection at a time: progress on the slowest link shows every 2 s.
 pub const SEND_LEN: usize = 64 << 10;
 /// Bytes that Linux keeps of a connection at most (`tcp_wmem`): they are sent, and still on their way.
@@ -176,6 +181,11 @@ pub const AHEAD_BY_IMPORT: usize = 16 << 20;
 /// 96 MiB fetched and not yet used, of buckets only: a checkpoint stands in some packs of 16 MiB, whose parts are wanted in turns, and some forty small ones at once. A podman checkpoint of 411 MB
 /// in 19 packs takes 70 requests with 64 MiB.
 pub const AHEAD_HELD: usize = 96 << 20;
+
+/// Imports whose packs a node remembers that are in no snapshot: those that failed since one last succeeded.
+pub const PUT_LOGS: usize = 16;
+/// Packs of one of them: 1 TiB, in a file of 2 MiB.
+pub const PUT_LOG_PACKS: usize = 64 << 10;
 
 /// Labels of a snapshot.
 pub const LABELS: usize = 64;

@@ -15,6 +15,8 @@ mod neighbours;
 mod network;
 mod options;
 mod place;
+#[cfg(feature = "http")]
+mod presence;
 mod probe;
 mod vault;
 
@@ -30,7 +32,7 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
-use self::explain::{Whose, explain};
+use self::explain::{Whose, explain, is_unanswered};
 pub use self::neighbours::Neighbours;
 pub use self::options::StoreOptions;
 use self::options::Tuning;
@@ -262,9 +264,13 @@ impl Store {
             }),
             None => self.bridge.wait(self.remote_ranges(&path, ranges)),
         };
-        let parts = parts.map_err(|e| match self.len(name) {
-            Ok(Some(len)) if ranges.iter().any(|r| r.end > len) => Self::short(name, len),
-            _ => self.error("reading", name, e),
+        let parts = parts.map_err(|e| {
+            // One that does not answer is asked nothing else.
+            let len = (!is_unanswered(&e)).then(|| self.len(name));
+            match len {
+                Some(Ok(Some(len))) if ranges.iter().any(|r| r.end > len) => Self::short(name, len),
+                _ => self.error("reading", name, e),
+            }
         })?;
         for (part, range) in parts.iter().zip(ranges) {
             if part.len() as u64 != range.end - range.start {

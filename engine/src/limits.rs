@@ -205,6 +205,8 @@ pub const STANDS_STILL: Duration = Duration::from_secs(60 * 60);
 pub const LATE_PUTS: Duration = Duration::from_secs(60 * 60);
 /// A day: how long the tombstone of a snapshot that was freed stays at its place, so that a put of its commit that comes late finds the place taken. It costs nothing but its listing.
 pub const TOMBSTONE_STAYS: Duration = Duration::from_secs(24 * 60 * 60);
+/// A day: how old the first part of a record is that no write goes on with.
+pub const LEFT_RECORD: Duration = Duration::from_secs(24 * 60 * 60);
 /// 4 GiB: copies of packs on a node's disk. The packs of some dozen containers' newest checkpoints, which their next ones are compared with.
 pub const CACHE_SIZE: u64 = 4 << 30;
 /// A second: the store's clock tells puts apart that are further from each other; lists of S3 have whole seconds.

@@ -127,7 +127,7 @@ fn tell_what_is_kept(repo: &Repository, session: SessionId, e: Error) -> Error {
     }
     let advice = e.advice().unwrap_or("import the archive again").to_owned();
     e.hint(format!(
-        "{advice}. What was uploaded (up to {packs} packs, {bytes} bytes) is kept until `cryostore gc` frees it, and found by this node's next import"
+        "{advice}. What was uploaded of {packs} packs ({bytes} bytes) is kept until `cryostore gc` frees it, and found by this node's next import"
     ))
 }
 

@@ -7,7 +7,7 @@ use std::error::Error as StdError;
 
 use object_store::Error as Os;
 
-use crate::error::{Error, Kind, io_kind};
+use crate::error::{Error, Kind, READ_ONLY, io_kind};
 
 /// Which store, for texts.
 #[derive(Debug, Clone)]
@@ -43,7 +43,9 @@ pub(super) fn explain(whose: &Whose, doing: &str, name: &str, error: Os) -> Erro
     };
     let tried = tried(&chain).map_or_else(String::new, |tried| format!(" ({tried})"));
     let out = Error::new(kind, format!("{doing} {place}: {cause}{tried}"));
+    let read_only = |io: &std::io::Error| io.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
     match hint(whose, kind, &answer, &chain) {
+        _ if io_cause(&error).is_some_and(read_only) => out.hint(READ_ONLY),
         Some(hint) => out.hint(hint),
         None => out,
     }
@@ -349,6 +351,18 @@ mod tests {
         );
         assert_eq!(e.kind(), Kind::Denied);
         assert!(e.advice().unwrap().contains("no credentials"));
+    }
+
+    #[test]
+    fn a_file_system_that_is_read_only_and_a_missing_right_are_told_apart() {
+        let advice = |errno| {
+            let source = Box::new(std::io::Error::from_raw_os_error(errno));
+            let e = explain(&whose(), "writing", "x", Os::Generic { store: "x", source });
+            assert_eq!(e.kind(), Kind::Denied);
+            e.advice().unwrap().to_owned()
+        };
+        assert!(advice(30).contains("read-only"), "EROFS");
+        assert!(!advice(13).contains("read-only"), "EACCES");
     }
 
     #[test]

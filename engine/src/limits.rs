@@ -69,6 +69,8 @@ pub const MOST_RETRIES: usize = 100;
 pub const PATIENCE: Duration = Duration::from_secs(180);
 /// 15 s: how often it is looked whether a store is back that is away. What a command tidies up after a failure is over by then.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// 10 s in which no request under way has looked at the time, as each does every second: this process was stopped.
+pub const ASLEEP: Duration = Duration::from_secs(10);
 /// 5 s for such a look: a packet that was lost is sent again twice (1, 2 s).
 pub const LOOK: Duration = Duration::from_secs(5);
 /// 64 KiB handed to a connection at a time: progress on the slowest link shows every 2 s.

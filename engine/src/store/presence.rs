@@ -3,7 +3,7 @@
 //! One request is tried again and again; a command makes many. Without this each of them would wait as long as the first, and what a command does to tidy up after a failure most of all.
 //!
 //! Always: the first answer makes the store present again, and while it is away one request now and then is let through to find that out. What is given up is as unclear as what
-//! was not answered: it may have been done. Never: counts as away while bytes of any request move, however slowly; tells what became of a request; looks at a clock.
+//! was not answered: it may have been done. Time in which this process was stopped (a frozen container, a machine that sleeps) is not waited for anything. Never: counts as away while bytes of any request move, however slowly; tells what became of a request; looks at a clock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,8 +22,10 @@ pub(super) struct Presence {
 struct State {
     /// Something has been asked since then, and there was no sign of life.
     silent_since: Option<Instant>,
-    /// Tries that are under way.
+    /// Tries that are under way, each of which looks at the time every second.
     at_work: usize,
+    /// When one has done so last.
+    last: Option<Instant>,
     /// When it was looked last whether the store is back.
     looked: Option<Instant>,
 }
@@ -43,6 +45,17 @@ pub(super) struct Try {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Away(pub(super) Duration);
 
+impl State {
+    /// If nobody has looked at the time though somebody should have, there was none.
+    fn pass_over_sleep(&mut self, now: Instant) {
+        let last = self.last.replace(now).filter(|_| self.at_work > 0);
+        let slept = last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        if slept > limits::ASLEEP {
+            self.silent_since = self.silent_since.map(|since| since + slept);
+        }
+    }
+}
+
 impl Presence {
     pub(super) fn new(patience: Duration) -> Arc<Self> {
         let state = Mutex::default();
@@ -56,13 +69,14 @@ impl Presence {
     /// Begins a try, if the store is there as far as is known, or it is time to look again.
     pub(super) fn begin(self: &Arc<Self>, now: Instant) -> Result<Try, Away> {
         let mut state = self.state();
+        state.pass_over_sleep(now);
         let silent_since = *state.silent_since.get_or_insert(now);
         let away_since = silent_since + self.patience;
         let looks = now >= away_since;
         if looks {
             let last = state.looked.filter(|looked| *looked > away_since);
             if now < last.unwrap_or(away_since) + limits::LOOK_AGAIN {
-                return Err(Away(now - silent_since));
+                return Err(Away(now.saturating_duration_since(silent_since)));
             }
             state.looked = Some(now);
         }
@@ -91,8 +105,10 @@ impl Try {
 
     /// It is of no use to wait any longer.
     pub(super) fn is_over(&self, now: Instant) -> Option<Away> {
-        let silent = now - self.presence.state().silent_since?;
-        let waits = self.looks && now - self.began < limits::LOOK;
+        let mut state = self.presence.state();
+        state.pass_over_sleep(now);
+        let silent = now.saturating_duration_since(state.silent_since?);
+        let waits = self.looks && now.saturating_duration_since(self.began) < limits::LOOK;
         (silent >= self.presence.patience && !waits).then_some(Away(silent))
     }
 }
@@ -121,29 +137,41 @@ mod tests {
         move |seconds| start + Duration::from_secs(seconds)
     }
 
+    /// Whether a try is over at the end of these seconds, in each of which it looks.
+    fn looks(
+        a_try: &Try,
+        at: impl Fn(u64) -> Instant,
+        seconds: std::ops::RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let over = seconds.filter_map(|s| a_try.is_over(at(s)));
+        over.last().map(|Away(silent)| silent.as_secs())
+    }
+
     #[test]
     fn a_store_that_is_silent_for_as_long_as_one_waits_is_away_for_all_requests_until_it_answers() {
         let (store, at) = (Presence::new(PATIENCE), clock());
         let mut first = store.begin(at(0)).unwrap();
+        assert_eq!(looks(&first, &at, 1..=60), None);
         first.failed();
         drop(first);
         // Tried again: the time goes on.
-        let second = store.begin(at(60)).unwrap();
-        let beside = store.begin(at(60)).unwrap();
-        assert_eq!(second.is_over(at(99)), None);
-        assert_eq!(second.is_over(at(100)), Some(Away(PATIENCE)));
-        assert_eq!(beside.is_over(at(100)), Some(Away(PATIENCE)));
+        let second = store.begin(at(62)).unwrap();
+        let beside = store.begin(at(62)).unwrap();
+        assert_eq!(looks(&second, &at, 63..=99), None);
+        assert_eq!(looks(&second, &at, 100..=100), Some(100));
+        assert_eq!(looks(&beside, &at, 100..=100), Some(100));
         drop((second, beside));
         assert_eq!(store.begin(at(101)).unwrap_err().0.as_secs(), 101);
         // One is let through to look, for a while.
-        let (again, most) = (limits::LOOK_AGAIN.as_secs(), limits::LOOK.as_secs());
-        let mut look = store.begin(at(100 + again)).unwrap();
-        assert!(store.begin(at(100 + again)).is_err());
-        assert!(look.is_over(at(100 + again + most - 1)).is_none());
-        assert!(look.is_over(at(100 + again + most)).is_some());
-        assert!(store.begin(at(100 + again + most)).is_err());
-        look.heard(at(200));
-        assert!(look.is_over(at(299)).is_none() && store.begin(at(299)).is_ok());
+        let (again, most) = (100 + limits::LOOK_AGAIN.as_secs(), limits::LOOK.as_secs());
+        let mut look = store.begin(at(again)).unwrap();
+        assert!(store.begin(at(again)).is_err());
+        assert_eq!(looks(&look, &at, again..=again + most - 1), None);
+        assert!(looks(&look, &at, again + most..=again + most).is_some());
+        assert!(store.begin(at(again + most)).is_err());
+        look.heard(at(again + most));
+        assert_eq!(looks(&look, &at, again + most..=again + 100), None);
+        assert!(store.begin(at(again + 100)).is_ok());
     }
 
     #[test]
@@ -152,14 +180,25 @@ mod tests {
         let stuck = store.begin(at(0)).unwrap();
         let mut moving = store.begin(at(0)).unwrap();
         for n in 1..=10 {
-            assert!(stuck.is_over(at(90 * n)).is_none());
+            assert_eq!(looks(&stuck, &at, 90 * (n - 1)..=90 * n), None);
             moving.heard(at(90 * n));
         }
         drop(moving);
-        assert!(stuck.is_over(at(999)).is_none() && stuck.is_over(at(1000)).is_some());
-        let mut answered = store.begin(at(960)).unwrap();
-        answered.heard(at(961));
+        assert_eq!(looks(&stuck, &at, 900..=999), None);
+        let again = 1000 + limits::LOOK_AGAIN.as_secs();
+        assert!(looks(&stuck, &at, 1000..=again).is_some());
+        let mut answered = store.begin(at(again)).unwrap();
+        answered.heard(at(again));
         drop((stuck, answered));
         assert!(store.begin(at(5000)).unwrap().is_over(at(5000)).is_none());
+    }
+
+    #[test]
+    fn time_in_which_this_process_was_stopped_is_not_waited() {
+        let (store, at) = (Presence::new(PATIENCE), clock());
+        let request = store.begin(at(0)).unwrap();
+        assert_eq!(looks(&request, &at, 1..=50), None);
+        assert_eq!(looks(&request, &at, 5000..=5049), None);
+        assert_eq!(looks(&request, &at, 5050..=5050), Some(100));
     }
 }

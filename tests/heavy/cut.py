@@ -9,8 +9,10 @@ repository. Last, a line of --slow bytes a second: a pack of 16 MiB takes as lon
 """
 
 import argparse
+import io
 import random
 import subprocess
+import tarfile
 import threading
 import time
 
@@ -180,7 +182,10 @@ def main():
 
     if args.slow:
         third = work / "third.tar"
-        third.write_bytes(random.Random(f"{args.seed} 3").randbytes(15 << 20))
+        member = tarfile.TarInfo("one-pack")
+        member.size = 15 << 20
+        with tarfile.open(third, "w") as tar:
+            tar.addfile(member, io.BytesIO(random.Random(f"{args.seed} 3").randbytes(member.size)))
         proxy.take()
         proxy.limits["up"] = args.slow
         result = node.run("import", third, timeout=1500)

@@ -76,12 +76,15 @@ def main():
     parser.add_argument("--encrypted", action="store_true")
     parser.add_argument("--short", type=float, default=10)
     parser.add_argument("--long", type=float, default=600)
-    parser.add_argument("--patience", type=int, default=180)
+    parser.add_argument("--patience", type=int)
     parser.add_argument("--slow", type=int, default=125_000)
     parser.add_argument("--pages", type=int, default=60_000)
     parser.add_argument("--option", action="append", default=[])
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**6)))
     args = parser.parse_args()
+    # Two commands, one after the other, are to give up within the cut.
+    if not args.patience:
+        args.patience = max(20, min(180, int(args.long / 3))) if args.long else 180
     work = work_folder()
     failures = []
     url, options = storage_of(args.store, work)

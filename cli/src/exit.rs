@@ -101,12 +101,12 @@ impl Failure {
         let Self::Engine(error) = self else {
             return Vec::new();
         };
-        let mut out = Vec::new();
+        let mut out: Vec<String> = Vec::new();
         let mut next = error.source();
         while let Some(cause) = next {
             let text = cause.to_string();
-            // Some layers repeat the one below.
-            if text != self.text() && out.last() != Some(&text) {
+            // Some layers repeat the ones below.
+            if !self.text().contains(&text) && !out.iter().any(|said| said.contains(&text)) {
                 out.push(text);
             }
             next = cause.source();

@@ -138,6 +138,9 @@ impl Error {
         let out = Self::new(kind, format!("{what}: {error}"));
         let out = match kind {
             Kind::NoSpace => out.hint("make room, then try again; what was stored before is whole"),
+            Kind::Denied if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                out.hint(READ_ONLY)
+            }
             Kind::Denied => out.hint("change the rights, or run as a user who has them"),
             Kind::Invalid => out.hint("name another file or directory"),
             Kind::Conflict => out.hint("name another, or remove what is there"),
@@ -148,6 +151,9 @@ impl Error {
         out.because(error)
     }
 }
+
+/// Advice about a file system that takes no writes.
+pub(crate) const READ_ONLY: &str = "the file system is mounted read-only, by choice or since its disk failed (the kernel's log says so): make it writable, or use another";
 
 /// What an error of the operating system means to a caller.
 #[must_use]

@@ -76,8 +76,15 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 pub const RETRIES: usize = 12;
 /// See [`RETRIES`].
 pub const MOST_RETRIES: usize = 100;
-/// No retry after 5 minutes: what is sent again has the signature of the first time, which is good for 15 minutes.
-pub const RETRY: Duration = Duration::from_secs(300);
+/// 3 minutes for one request with all its retries, and the longest silence of a store: the last 4 MiB of an upload at [`SLOWEST_LINK`], which lie in the kernel and show no progress, take 128 s.
+/// What is sent again has the signature of the first time, which is good for 15 minutes.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+/// 15 s: how often it is looked whether a store is back that is away. What a command tidies up after a failure is over by then.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// 10 s in which no request under way has looked at the time, as each does every second: this process was stopped.
+pub const ASLEEP: Duration = Duration::from_secs(10);
+/// 5 s for such a look: a packet that was lost is sent again twice (1, 2 s).
+pub const LOOK: Duration = Duration::from_secs(5);
 /// 64 KiB handed to a connection at a time: progress on the slowest link shows every 2 s.
 pub const SEND_LEN: usize = 64 << 10;
 /// Bytes that Linux keeps of a connection at most (`tcp_wmem`): they are sent, and still on their way.
@@ -189,6 +196,11 @@ pub const AHEAD_BY_IMPORT: usize = 16 << 20;
 /// in 19 packs takes 70 requests with 64 MiB.
 pub const AHEAD_HELD: usize = 96 << 20;
 
+/// Imports whose packs a node remembers that are in no snapshot: those that failed since one last succeeded.
+pub const PUT_LOGS: usize = 16;
+/// Packs of one of them: 1 TiB, in a file of 2 MiB.
+pub const PUT_LOG_PACKS: usize = 64 << 10;
+
 /// Labels of a snapshot.
 pub const LABELS: usize = 64;
 /// Bytes of one label.
@@ -207,6 +219,8 @@ pub const STANDS_STILL: Duration = Duration::from_secs(60 * 60);
 pub const LATE_PUTS: Duration = Duration::from_secs(60 * 60);
 /// A day: how long the tombstone of a snapshot that was freed stays at its place, so that a put of its commit that comes late finds the place taken. It costs nothing but its listing.
 pub const TOMBSTONE_STAYS: Duration = Duration::from_secs(24 * 60 * 60);
+/// A day: how old the first part of a record is that no write goes on with.
+pub const LEFT_RECORD: Duration = Duration::from_secs(24 * 60 * 60);
 /// 4 GiB: copies of packs on a node's disk. The packs of some dozen containers' newest checkpoints, which their next ones are compared with.
 pub const CACHE_SIZE: u64 = 4 << 30;
 /// A second: the store's clock tells puts apart that are further from each other; lists of S3 have whole seconds.

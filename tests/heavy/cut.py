@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """The network is cut in the middle of an upload and of an export.
 
-    tests/heavy/cut.sh [--store seaweedfs|moto] [--encrypted] [--short 10] [--long 600] [--option KEY=VALUE]…
+    tests/heavy/cut.sh [--store seaweedfs|moto] [--encrypted] [--short 10] [--long 600] [--patience 180] [--slow 125000] [--option KEY=VALUE]…
 
 In a network namespace of its own, where packets to and from the store are dropped by nftables. For --short seconds: both end well, with the same bytes. For --long seconds: an error that says what is wrong,
-and when the network is back an import of the same archive uploads what is missing and not more than that, which is compared with what the archive takes in an empty repository.
+at most some seconds after --patience; and when the network is back an import of the same archive uploads what is missing and not more than that, which is compared with what the archive takes in an empty
+repository. Last, a line of --slow bytes a second: a pack of 16 MiB takes as long as it takes, and arrives.
 """
 
 import argparse
+import io
 import random
 import subprocess
+import tarfile
 import threading
 import time
 
@@ -36,8 +39,11 @@ class Running:
     """A command in the background."""
 
     def __init__(self, node, *args):
-        self.began = time.monotonic()
-        self.thread = threading.Thread(target=lambda: setattr(self, "result", node.run(*args, timeout=1500)))
+        def run():
+            self.result = node.run(*args, timeout=1500)
+            self.ended = time.monotonic()
+
+        self.thread = threading.Thread(target=run)
         self.thread.start()
 
     def wait(self, seconds=None):
@@ -70,17 +76,22 @@ def main():
     parser.add_argument("--encrypted", action="store_true")
     parser.add_argument("--short", type=float, default=10)
     parser.add_argument("--long", type=float, default=600)
+    parser.add_argument("--patience", type=int)
+    parser.add_argument("--slow", type=int, default=125_000)
     parser.add_argument("--pages", type=int, default=60_000)
     parser.add_argument("--option", action="append", default=[])
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**6)))
     args = parser.parse_args()
+    # Two commands, one after the other, are to give up within the cut.
+    if not args.patience:
+        args.patience = max(20, min(180, int(args.long / 3))) if args.long else 180
     work = work_folder()
     failures = []
     url, options = storage_of(args.store, work)
     prefix = "/" + url.removeprefix("s3://") + "/"
     # A line on which the upload takes some 10 s.
     proxy, options = through(options, {"up": 10 << 20, "down": 10 << 20})
-    options += args.option
+    options += [f"patience={args.patience}s", *args.option]
     cut = Cut(proxy.port)
     say(f"{args.store}, {'encrypted' if args.encrypted else 'in clear'}, seed {args.seed}, in {work}, options {args.option}")
     node = Node(url, options, work, "node")
@@ -136,14 +147,17 @@ def main():
                 if result is None:
                     failures.append(f"the {name} was still at work after {args.long} s without a network")
                     continue
-                say(f"{name}: ended with {result.code}, {time.monotonic() - began:.1f} s (at most) after the cut: {result.err.strip()}")
+                after = running.ended - began
+                say(f"{name}: ended with {result.code}, {after:.1f} s after the cut: {result.err.strip()}")
+                if after > args.patience + 15:
+                    failures.append(f"the {name} took {after:.1f} s to end, with a patience of {args.patience} s")
                 if result.code != 1:
                     failures.append(f"the {name} ended with {result.code} without a network")
                 if out.exists() and name == "export":
                     failures.append("an export that failed left its file")
             late = node.run("import", second)
             say(f"import with no network from the start: {late.code} after {late.seconds:.1f} s: {late.err.strip()}")
-            if late.code != 1:
+            if late.code != 1 or late.seconds > args.patience + 15:
                 failures.append(f"an import without a network: {late}")
             time.sleep(max(0, began + args.long - time.monotonic()))
         for name, running in (("export", exporting), ("import", importing)):
@@ -168,6 +182,21 @@ def main():
         result = node.run("check", "--read-data")
         if result.code != 0:
             failures.append(f"check: {result}")
+
+    if args.slow:
+        third = work / "third.tar"
+        member = tarfile.TarInfo("one-pack")
+        member.size = 15 << 20
+        with tarfile.open(third, "w") as tar:
+            tar.addfile(member, io.BytesIO(random.Random(f"{args.seed} 3").randbytes(member.size)))
+        proxy.take()
+        proxy.limits["up"] = args.slow
+        result = node.run("import", third, timeout=1500)
+        up = sum(request.up for request in proxy.take())
+        proxy.limits["up"] = None
+        say(f"a line of {args.slow} bytes/s: import ended with {result.code} after {result.seconds:.1f} s, {up} bytes up {result.err.strip()}")
+        if result.code != 0 or up > (16 << 20):
+            failures.append(f"an import over a slow line, {up} bytes up: {result}")
     end(work, failures)
 
 

@@ -366,7 +366,7 @@ def main():
         failures.append(f"the last gc still found something: {str(last)[:1500]}")
     if after is not None:
         say(f"before: {by_folder(before)}, {sum(before.values())} bytes; all deleted and collected: {by_folder(after)}, {sum(after.values())} bytes; gc says it keeps {last['kept_bytes']}")
-        # The first part of a record that a killed process was about to write stays (see `is_leftover` in the engine).
+        # The first part of a record that a killed process was about to write stays for a day (see `is_leftover` in the engine).
         begun = [name for name in after if "#" in name and name.startswith(("sessions/", "snapshots/"))]
         if begun:
             say(f"{len(begun)} unfinished files of killed processes stay, {sum(after.pop(name) for name in begun)} bytes")

@@ -51,6 +51,30 @@ fn writes_that_were_cut_off_are_removed_and_foreign_files_stay() {
         report.foreign
     );
     assert!(foreign.iter().all(|path| path.exists()));
+
+    // A record that somebody may be writing now stays; one that was begun two days ago goes.
+    let id = "abababababababababababababababab";
+    let names = [
+        format!("sessions/{id}#1"),
+        format!("snapshots/{id}/{id}#1"),
+        format!("snapshots/{id}/{id}.deleted#2"),
+        format!("pins/{id}#1"),
+    ];
+    let paths: Vec<_> = names.iter().map(|name| store.join(name)).collect();
+    for path in &paths {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "{").unwrap();
+    }
+    collect(&place.open(), &GcOptions::default(), &Silent).unwrap();
+    assert!(paths.iter().all(|path| path.exists()));
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(48 * 3600);
+    for path in &paths {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(long_ago).unwrap();
+    }
+    let report = collect(&place.open(), &GcOptions::default(), &Silent).unwrap();
+    assert_eq!(report.bytes, 4, "{:?}", report.garbage);
+    assert!(!paths.iter().any(|path| path.exists()));
     assert!(place.bytes_of(&snapshot) == archive);
 }
 

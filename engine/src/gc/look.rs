@@ -102,6 +102,7 @@ pub(super) fn look(
         leftovers: repo.store().leftovers()?,
         ..Seen::default()
     };
+    seen.leftovers.retain(|left| is_left(repo, left));
     look_at_root(repo, &mut seen)?;
     look_at_objects(repo, &mut seen, monitor)?;
     if uses {
@@ -353,8 +354,10 @@ fn entry(
         Err(e) => {
             let name = place_name(place);
             let text = format!("{name} cannot be read, so that it is not known what it needs: {e}");
-            Err(Error::new(e.kind(), text)
-                .hint("nothing was removed; restore the object from a copy, or delete the snapshot by the id in its name"))
+            let lost =
+                "restore the object from a copy, or delete the snapshot by the id in its name";
+            let advice = advice(&e, lost);
+            Err(Error::new(e.kind(), text).hint(advice).because(e))
         }
     }
 }
@@ -376,6 +379,26 @@ fn is_past(repo: &Repository, created: &str, time: std::time::Duration) -> bool 
     };
     let passed = repo.env().now().duration_since(created);
     passed >= jiff::SignedDuration::try_from(time).unwrap_or(jiff::SignedDuration::MAX)
+}
+
+/// What to do about an object that ended a collection. A disk or a line that fails is no reason to delete anything.
+fn advice(e: &Error, lost: &str) -> String {
+    let what = match e.kind() {
+        Kind::Corrupt | Kind::NotFound => lost,
+        _ => e.advice().unwrap_or("try again"),
+    };
+    format!("nothing was removed; {what}")
+}
+
+/// What is left of packs and the like bears the name of the session that was to put them. Of other records only the time tells that nobody writes them any more: by two clocks, and what a
+/// wrong one costs is a put that fails, or some hundred bytes that stay.
+fn is_left(repo: &Repository, left: &Listed) -> bool {
+    let by_age = ["sessions/", "snapshots/", "pins/", "damaged/"];
+    if !by_age.iter().any(|dir| left.name.starts_with(dir)) {
+        return true;
+    }
+    let age = repo.env().now().as_millisecond() - left.modified_ms;
+    i128::from(age) >= limits::LEFT_RECORD.as_millis().cast_signed()
 }
 
 fn mark_needed(
@@ -410,9 +433,8 @@ fn mark_needed(
                 known.records.remove(&Place::of(record));
                 continue;
             }
-            return Err(e.hint(
-                "nothing was removed; delete the snapshot if it is lost, then collect again",
-            ));
+            let advice = advice(&e, "delete the snapshot if it is lost, then collect again");
+            return Err(e.hint(advice));
         }
         if done + 1 == newest.len() as u64 {
             seen.uses.end_of_newest();

@@ -177,6 +177,16 @@ impl Index {
         Self::default()
     }
 
+    /// True if ids can be added to it: it is there, and no other process has it.
+    #[must_use]
+    pub fn can_grow(&self) -> bool {
+        #[cfg(feature = "rocksdb")]
+        if let Some(local) = &self.local {
+            return local.is_owner();
+        }
+        false
+    }
+
     /// True if it has no pack at all: a look-up would find nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -19,7 +19,7 @@ use crate::index::{Index, segments};
 use crate::limits;
 use crate::pack::writer::PackWriter;
 use crate::pack::{Ahead, Buffers, KeptFrames, Wanted, directories::Directories, object_name};
-use crate::repo::{Repository, Terms};
+use crate::repo::{LeftPacks, PutLog, Repository, Terms};
 use crate::store::{Uploads, Vault};
 
 /// Number of a frame of this session.
@@ -110,8 +110,48 @@ pub(super) struct FrameSink<'r> {
     /// Packs that were put since they were last asked for.
     ended: Vec<PackId>,
     put: Put,
-    index_results: (mpsc::Sender<Result<()>>, mpsc::Receiver<Result<()>>),
-    index_jobs: usize,
+    /// What was put so far, for the next import should this one fail.
+    log: PutLog,
+    /// What others had put that have failed, as far as this import has it in its index.
+    left: Vec<LeftPacks>,
+    index_jobs: IndexJobs,
+}
+
+/// What the local index takes in beside the work. Dropped, it is waited for: who comes next, also after a failure, has the index to itself.
+#[derive(Debug)]
+struct IndexJobs {
+    results: (mpsc::Sender<Result<()>>, mpsc::Receiver<Result<()>>),
+    running: usize,
+}
+
+impl IndexJobs {
+    fn start(&mut self, index: &Index, segment: Segment, id: SegmentId) {
+        let (index, done) = (index.clone(), self.results.0.clone());
+        self.running += 1;
+        rayon::spawn(move || {
+            // Given back before the result is: whoever has seen all results may open the index again.
+            let inserted = {
+                let index = index;
+                index.insert(&segment.packs, Some(id))
+            };
+            let _ = done.send(inserted);
+        });
+    }
+
+    /// Waits for all of them. The index is a cache, so that a failure is only told.
+    fn settle(&mut self) {
+        for _ in 0..std::mem::take(&mut self.running) {
+            if let Ok(Err(e)) = self.results.1.recv() {
+                tracing::warn!("the local index lacks ids of this import: {e}");
+            }
+        }
+    }
+}
+
+impl Drop for IndexJobs {
+    fn drop(&mut self) {
+        self.settle();
+    }
 }
 
 /// Of a base in a bucket some MiB are fetched with one request, where changes stand close, should a copy on this node be damaged or gone.
@@ -153,9 +193,23 @@ impl<'r> FrameSink<'r> {
             unlisted: Vec::new(),
             ended: Vec::new(),
             put: Put::default(),
-            index_results: mpsc::channel(),
-            index_jobs: 0,
+            log: repo.put_log(),
+            left: Vec::new(),
+            index_jobs: IndexJobs {
+                results: mpsc::channel(),
+                running: 0,
+            },
         }
+    }
+
+    /// What is put is of no use to another import.
+    pub(super) fn write_nothing_down(&mut self) {
+        self.log = PutLog::default();
+    }
+
+    /// What a failed import had put is in the index, and forgotten when this one has committed.
+    pub(super) fn took_in(&mut self, left: LeftPacks) {
+        self.left.push(left);
     }
 
     /// Takes in a chunk: number of its frame, and its number within.
@@ -371,6 +425,9 @@ impl<'r> FrameSink<'r> {
             directories.keep_ids(sealed.id, &sealed.ids);
         }
         self.put.packs += 1;
+        if !delta {
+            self.log.add(sealed.id, pack_len);
+        }
         let bytes = sealed.bytes.clone();
         self.put_object(object_name(sealed.id), sealed.bytes)?;
         if let Some(copies) = self.vault.copies() {
@@ -389,6 +446,11 @@ impl<'r> FrameSink<'r> {
         Ok(())
     }
 
+    /// One more pack that is to be in a segment.
+    pub(super) fn list(&mut self, pack: PackIds) {
+        self.unlisted.push(pack);
+    }
+
     /// Ids of packs that are in no segment yet.
     pub(super) fn unlisted_ids(&self) -> usize {
         self.unlisted.iter().map(|pack| pack.ids.len()).sum()
@@ -405,24 +467,14 @@ impl<'r> FrameSink<'r> {
         let name = segments::object_name(id);
         let sealed = self.vault.seal(&name, segment.encode())?;
         self.put_object(name, sealed.into())?;
-        let (index, done) = (index.clone(), self.index_results.0.clone());
-        self.index_jobs += 1;
-        rayon::spawn(move || {
-            // Given back before the result is: whoever has seen all results may open the index again.
-            let inserted = {
-                let index = index;
-                index.insert(&segment.packs, Some(id))
-            };
-            let _ = done.send(inserted);
-        });
+        self.index_jobs.start(index, segment, id);
         Ok(())
     }
 
     /// Waits until the local index has the ids of all packs that are full.
     pub(super) fn list_packs(&mut self, index: &Index) -> Result<()> {
         self.put_segment(index)?;
-        let jobs = std::mem::take(&mut self.index_jobs);
-        settle_index(&self.index_results.1, jobs);
+        self.index_jobs.settle();
         Ok(())
     }
 
@@ -445,7 +497,8 @@ impl<'r> FrameSink<'r> {
         self.uploads.finish()?;
         Ok(Finished {
             put: self.put,
-            index_results: self.index_results.1,
+            log: self.log,
+            left: self.left,
             index_jobs: self.index_jobs,
         })
     }
@@ -455,22 +508,16 @@ impl<'r> FrameSink<'r> {
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) put: Put,
-    index_results: mpsc::Receiver<Result<()>>,
-    index_jobs: usize,
+    log: PutLog,
+    left: Vec<LeftPacks>,
+    index_jobs: IndexJobs,
 }
 
 impl Finished {
-    /// Waits until the local index has the ids of this session.
-    pub(super) fn settle_index(self) {
-        settle_index(&self.index_results, self.index_jobs);
-    }
-}
-
-/// The index is a cache, so that a failure is only told.
-fn settle_index(results: &mpsc::Receiver<Result<()>>, jobs: usize) {
-    for _ in 0..jobs {
-        if let Ok(Err(e)) = results.recv() {
-            tracing::warn!("the local index lacks ids of this import: {e}");
-        }
+    /// Called after the commit: waits until the local index has the ids of this session, whose packs need not be remembered any more.
+    pub(super) fn settle_index(mut self) {
+        self.index_jobs.settle();
+        self.log.forget();
+        self.left.into_iter().for_each(LeftPacks::forget);
     }
 }

@@ -28,7 +28,7 @@ use cryostore_format::session::{Place, Work};
 use cryostore_format::snapshot::{
     Archive, ArchiveKind, Attachment, Cost, Identity, ManifestRef, Origin, Outer, SnapshotRecord,
 };
-use cryostore_format::{Digest, Lineage, ManifestId, SnapshotId};
+use cryostore_format::{Digest, Lineage, ManifestId, SessionId, SnapshotId};
 
 use crate::env::{random_id, timestamp};
 use crate::error::{Error, Kind, Result};
@@ -102,17 +102,17 @@ pub fn import(
         .look_ahead(&mut facts)
         .map_err(|e| unreadable(&opened.name, e))?;
     let plan = Plan::new(repo, &facts, options, monitor)?;
-    let place = plan.place();
-    run(repo, opened, facts, plan, options, monitor).map_err(|e| explain(repo, place, e))
+    let whose = plan.whose();
+    run(repo, opened, facts, plan, options, monitor).map_err(|e| explain(repo, whose, e))
 }
 
 /// Whatever failed in a session that was ended by somebody else, that is why: a collector took what was put so far for garbage.
-fn explain(repo: &Repository, place: Place, e: Error) -> Error {
+fn explain(repo: &Repository, (place, session): (Place, SessionId), e: Error) -> Error {
     if e.kind() == Kind::Interrupted {
         return e;
     }
     let Some(reason) = repo.burial(place) else {
-        return e;
+        return tell_what_is_kept(repo, session, e);
     };
     Error::new(
         Kind::Conflict,
@@ -120,6 +120,18 @@ fn explain(repo: &Repository, place: Place, e: Error) -> Error {
     )
     .hint("nothing is lost; import the archive again")
     .because(e)
+}
+
+/// Whoever has uploaded for an hour wants to know what is left of it.
+fn tell_what_is_kept(repo: &Repository, session: SessionId, e: Error) -> Error {
+    let (packs, bytes) = repo.left_by(session);
+    if packs == 0 || !matches!(e.kind(), Kind::Unavailable | Kind::NoSpace) {
+        return e;
+    }
+    let advice = e.advice().unwrap_or("import the archive again").to_owned();
+    e.hint(format!(
+        "{advice}. What was uploaded of {packs} packs ({bytes} bytes) is kept until `cryostore gc` frees it, and found by this node's next import"
+    ))
 }
 
 fn run(
@@ -344,8 +356,13 @@ impl<'r> Plan<'r> {
         })
     }
 
+    /// Where it commits, and in whose name.
+    const fn whose(&self) -> (Place, SessionId) {
+        (self.place(), self.session.id())
+    }
+
     /// The only place where it can commit.
-    fn place(&self) -> Place {
+    const fn place(&self) -> Place {
         Place {
             lineage: self.lineage,
             snapshot: self.snapshot,

@@ -138,7 +138,7 @@ impl<'r> StreamImport<'r> {
         let take = open.wanted.saturating_sub(open.kept.len()).min(bytes.len());
         open.kept.extend_from_slice(&bytes[..take]);
         let written = self.writer.write(&mut open.stream, bytes);
-        written.map_err(|e| explain(self.repo, self.plan.place(), e))
+        written.map_err(|e| explain(self.repo, self.plan.whose(), e))
     }
 
     /// Ends a stream.
@@ -147,7 +147,7 @@ impl<'r> StreamImport<'r> {
             return Ok(());
         };
         let closed = self.writer.close(open.stream);
-        let stream = closed.map_err(|e| explain(self.repo, self.plan.place(), e))?;
+        let stream = closed.map_err(|e| explain(self.repo, self.plan.whose(), e))?;
         self.facts.member(&open.name, open.len, 0);
         if open.wanted > 0 {
             self.facts.learn(&open.name, &open.kept);
@@ -206,7 +206,7 @@ impl<'r> StreamImport<'r> {
             outer: None,
             layout,
         };
-        let (repo, place) = (self.repo, self.plan.place());
+        let (repo, whose) = (self.repo, self.plan.whose());
         let committed = self.plan.commit(
             self.repo,
             self.writer,
@@ -216,6 +216,6 @@ impl<'r> StreamImport<'r> {
             &self.options,
             self.monitor,
         );
-        committed.map_err(|e| explain(repo, place, e))
+        committed.map_err(|e| explain(repo, whose, e))
     }
 }

@@ -56,7 +56,12 @@ impl Repository {
             }
             Err(failed) => failed,
         };
-        let settled = self.settle(place, session.id(), &failed)?;
+        let settled = self.settle(place, session.id(), &failed).map_err(|e| {
+            let text = format!("it is not known whether the snapshot is stored: {e}");
+            Error::new(e.kind(), text)
+                .hint("`cryostore ls` lists it if it is, or `cryostore gc` settles it; to import the archive again does no harm")
+                .because(e)
+        })?;
         session.set_unsettled(false);
         match settled {
             Entry::Snapshot(found) if found.session == session.id() => Ok(len),

@@ -16,6 +16,7 @@ mod reserve;
 mod rollback;
 mod session;
 mod snapshots;
+mod unfinished;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub(crate) use session::Renewing;
 pub use session::{LiveSession, Session, Terms};
 pub use snapshots::{Filter, SnapshotList, snapshot_name};
 pub(crate) use snapshots::{place_name, place_of};
+pub(crate) use unfinished::{LeftPacks, PutLog};
 
 /// How a repository is made.
 #[derive(Debug, Clone, Default)]

@@ -102,7 +102,8 @@ fn long_name(scheme: Scheme, key: &str) -> String {
 #[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
 fn connector(options: &StoreOptions) -> Connector {
     Connector {
-        patience: options.tuning.timeout,
+        stall: options.tuning.timeout,
+        patience: options.tuning.patience,
     }
 }
 
@@ -121,7 +122,7 @@ fn retry(options: &StoreOptions) -> RetryConfig {
             base: 3.0,
         },
         max_retries: options.tuning.retries,
-        retry_timeout: options.tuning.retry_timeout,
+        retry_timeout: options.tuning.patience,
     }
 }
 

@@ -7,7 +7,7 @@ use std::error::Error as StdError;
 
 use object_store::Error as Os;
 
-use crate::error::{Error, Kind, io_kind};
+use crate::error::{Error, Kind, READ_ONLY, io_kind};
 
 /// Which store, for texts.
 #[derive(Debug, Clone)]
@@ -41,8 +41,11 @@ pub(super) fn explain(whose: &Whose, doing: &str, name: &str, error: Os) -> Erro
     } else {
         format!("{name} in {}", whose.name)
     };
-    let out = Error::new(kind, format!("{doing} {place}: {cause}"));
+    let tried = tried(&chain).map_or_else(String::new, |tried| format!(" ({tried})"));
+    let out = Error::new(kind, format!("{doing} {place}: {cause}{tried}"));
+    let read_only = |io: &std::io::Error| io.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
     match hint(whose, kind, &answer, &chain) {
+        _ if io_cause(&error).is_some_and(read_only) => out.hint(READ_ONLY),
         Some(hint) => out.hint(hint),
         None => out,
     }
@@ -120,6 +123,10 @@ fn hint(whose: &Whose, kind: Kind, answer: &Answer, chain: &str) -> Option<Strin
             format!("the address{} is not https: --storage-option allow_http=true allows it", at()),
         (Kind::Unavailable, _) if chain.contains("onnection refused") || chain.contains("dns error") =>
             format!("nothing answers at the store's address{}: check it, and the network", at()),
+        (Kind::Unavailable, _) if SILENCE.iter().any(|words| chain.contains(words)) => format!(
+            "check the network, and whether the store{} works; try again when it does. One that needs longer: --storage-option patience=10m",
+            at()
+        ),
         (Kind::Unavailable, _) => "try again; if it stays, look at the store and its disks".to_owned(),
         _ => return None,
     })
@@ -136,9 +143,31 @@ fn no_credentials(chain: &str) -> bool {
     .any(|address| chain.contains(address))
 }
 
+/// What `http.rs` says of a store that does not answer.
+const SILENCE: [&str; 3] = [
+    "no sign of life",
+    "no byte moved",
+    "no connection could be made",
+];
+
+/// How often and how long a request was tried, if that was more than once.
+fn tried(chain: &str) -> Option<String> {
+    let (before, after) = chain.split_once(", after ")?;
+    let retries: u32 = after.split_once(" retries")?.0.parse().ok()?;
+    let (_, elapsed) = before.rsplit_once(" in ")?;
+    let seconds: f64 = elapsed.strip_suffix('s')?.parse().ok()?;
+    Some(format!("tried {} times in {seconds:.0} s", retries + 1))
+}
+
 /// The status that an error carries, if a server has answered.
 pub(super) fn status(error: &Os) -> Option<u16> {
     Answer::find(&chain(error)).status
+}
+
+/// True if a server was asked, and there was no answer.
+pub(super) fn is_unanswered(error: &Os) -> bool {
+    let chain = chain(error);
+    chain.contains("HTTP error: ") && Answer::find(&chain).status.is_none()
 }
 
 /// All texts of an error and its causes.
@@ -322,6 +351,34 @@ mod tests {
         );
         assert_eq!(e.kind(), Kind::Denied);
         assert!(e.advice().unwrap().contains("no credentials"));
+    }
+
+    #[test]
+    fn a_file_system_that_is_read_only_and_a_missing_right_are_told_apart() {
+        let advice = |errno| {
+            let source = Box::new(std::io::Error::from_raw_os_error(errno));
+            let e = explain(&whose(), "writing", "x", Os::Generic { store: "x", source });
+            assert_eq!(e.kind(), Kind::Denied);
+            e.advice().unwrap().to_owned()
+        };
+        assert!(advice(30).contains("read-only"), "EROFS");
+        assert!(!advice(13).contains("read-only"), "EACCES");
+    }
+
+    #[test]
+    fn how_often_and_how_long_a_request_was_tried_is_told() {
+        let text = |retries: &str| {
+            format!(
+                "Error performing GET http://localhost:1/bucket in {retries} - HTTP error: no connection could be made in time"
+            )
+        };
+        let tried = |text: &str| explain(&whose(), "reading", "x", generic(text)).to_string();
+        let often = tried(&text(
+            "155.4s, after 12 retries, max_retries: 12, retry_timeout: 180s ",
+        ));
+        assert!(often.ends_with("(tried 13 times in 155 s)"), "{often}");
+        let once = tried(&text("2.1s"));
+        assert!(once.ends_with("in time"), "{once}");
     }
 
     #[test]

@@ -2,14 +2,14 @@
 //!
 //! Always: a request may take as long as it likes while bytes move, however slowly, and ends when none have moved for a while. Never: a time-out on
 //! the whole of a request, which would fail every pack on a slow link (16 MiB at 1 Mbit/s are 134 s); a retry, which is `object_store`'s and, for
-//! creates, [`super::create`]'s.
+//! creates, [`super::create`]'s; tried again once the store is away ([`super::presence`]).
 
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,13 +20,27 @@ use object_store::client::{
 };
 use object_store::{ClientConfigKey, ClientOptions};
 
+use super::presence::{Away, Presence, Try};
 use crate::limits;
+
+/// How often it is looked whether bytes move.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Makes connections.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Connector {
-    /// How long no byte may move.
+    /// How long no byte may move on one connection.
+    pub(super) stall: Duration,
+    /// How long the store may give no sign of life.
     pub(super) patience: Duration,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a real network is silent: nothing of what is stored or decided rests on it"
+)]
+fn now() -> Instant {
+    Instant::now()
 }
 
 impl HttpConnector for Connector {
@@ -44,8 +58,8 @@ impl HttpConnector for Connector {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("cryostore/", env!("CARGO_PKG_VERSION")))
             // The kernel's part of the same rule: what was sent and is not acknowledged for so long ends the connection.
-            .tcp_user_timeout(self.patience)
-            .tcp_keepalive(self.patience / 2);
+            .tcp_user_timeout(self.stall)
+            .tcp_keepalive(self.stall / 2);
         if let Some(limit) = text(ClientConfigKey::ConnectTimeout).and_then(|t| duration(&t)) {
             client = client.connect_timeout(limit);
         }
@@ -54,7 +68,8 @@ impl HttpConnector for Connector {
         }
         Ok(HttpClient::new(Connection {
             client: client.build().map_err(failed)?,
-            patience: self.patience,
+            stall: self.stall,
+            presence: Presence::new(self.patience),
         }))
     }
 }
@@ -67,12 +82,41 @@ fn duration(text: &str) -> Option<Duration> {
 #[derive(Debug)]
 struct Connection {
     client: reqwest::Client,
-    patience: Duration,
+    stall: Duration,
+    presence: Arc<Presence>,
 }
 
 #[async_trait]
 impl HttpService for Connection {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let mut this_try = self.presence.begin(now()).map_err(away)?;
+        let response = match self.answer(request, &mut this_try).await {
+            Ok(response) => response,
+            Err(e) => {
+                this_try.failed();
+                return Err(e);
+            }
+        };
+        this_try.heard(now());
+        let (parts, body) = response.into_parts();
+        let body = Incoming {
+            body,
+            this_try,
+            tick: None,
+            quiet: Duration::ZERO,
+            stall: self.stall,
+        };
+        Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
+    }
+}
+
+impl Connection {
+    /// The head of the answer to a request.
+    async fn answer(
+        &self,
+        request: HttpRequest,
+        this_try: &mut Try,
+    ) -> Result<http::Response<reqwest::Body>, HttpError> {
         let (parts, body) = request.into_parts();
         let url = parts
             .uri
@@ -90,38 +134,45 @@ impl HttpService for Connection {
         }));
         let mut answer = pin!(self.client.execute(request));
         let (mut seen, mut quiet) = (0, Duration::ZERO);
-        let step = self.patience / 4;
-        let response = loop {
-            if let Ok(answer) = tokio::time::timeout(step, answer.as_mut()).await {
-                break answer.map_err(explain)?;
+        let tick = TICK.min(self.stall / 4);
+        loop {
+            if let Ok(answer) = tokio::time::timeout(tick, answer.as_mut()).await {
+                return answer.map(Into::into).map_err(explain);
             }
-            let now = sent.load(Ordering::Relaxed);
-            quiet = if now == seen { quiet + step } else { step };
-            seen = now;
+            let moved = sent.load(Ordering::Relaxed);
+            quiet = if moved == seen { quiet + tick } else { tick };
+            // The kernel takes some bytes for a connection at whose other end there is nobody any more.
+            if moved > seen && moved > limits::SOCKET_BUFFER {
+                this_try.heard(now());
+            }
+            seen = moved;
             // What is handed over may wait in the kernel's buffer for as long as the link needs for it.
             let behind = len.min(limits::SOCKET_BUFFER) / limits::SLOWEST_LINK;
-            let more = Duration::from_secs(if now >= len { behind } else { 0 });
-            if quiet >= self.patience + more {
+            let more = Duration::from_secs(if moved >= len { behind } else { 0 });
+            if quiet >= self.stall + more {
                 return Err(stalled(quiet));
             }
-        };
-        let response: http::Response<reqwest::Body> = response.into();
-        let (parts, body) = response.into_parts();
-        let body = Incoming {
-            body,
-            waiting: None,
-            patience: self.patience,
-        };
-        Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
+            this_try.is_over(now()).map_or(Ok(()), |e| Err(away(e)))?;
+        }
     }
 }
 
 fn stalled(quiet: Duration) -> HttpError {
     let text = format!("no byte moved for {} s", quiet.as_secs());
-    HttpError::new(
-        HttpErrorKind::Timeout,
-        io::Error::new(io::ErrorKind::TimedOut, text),
-    )
+    HttpError::new(HttpErrorKind::Timeout, timed_out(text))
+}
+
+/// Of a kind that is not tried again.
+fn away(Away(silent): Away) -> HttpError {
+    let text = format!(
+        "the store has given no sign of life for {} s",
+        silent.as_secs()
+    );
+    HttpError::new(HttpErrorKind::Unknown, timed_out(text))
+}
+
+fn timed_out(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
 /// What a failure says about retrying: a request that may have reached the store is never called unsent.
@@ -135,6 +186,12 @@ fn explain(error: reqwest::Error) -> HttpError {
     } else {
         HttpErrorKind::Interrupted
     };
+    if kind == HttpErrorKind::Connect && error.is_timeout() {
+        return HttpError::new(
+            kind,
+            timed_out("no connection could be made in time".to_owned()),
+        );
+    }
     // The address stands in the error around it, unless it holds a secret.
     HttpError::new(kind, error.without_url())
 }
@@ -183,8 +240,17 @@ impl Body for Outgoing {
 /// A body on its way in.
 struct Incoming {
     body: reqwest::Body,
-    waiting: Option<Pin<Box<tokio::time::Sleep>>>,
-    patience: Duration,
+    this_try: Try,
+    tick: Option<Pin<Box<tokio::time::Sleep>>>,
+    quiet: Duration,
+    stall: Duration,
+}
+
+impl Incoming {
+    fn fails(&mut self, error: HttpError) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        self.this_try.failed();
+        Poll::Ready(Some(Err(error)))
+    }
 }
 
 impl Body for Incoming {
@@ -195,16 +261,31 @@ impl Body for Incoming {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
-            self.waiting = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(explain)));
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(Err(e))) => return self.fails(explain(e)),
+            Poll::Ready(frame) => {
+                self.this_try.heard(now());
+                (self.tick, self.quiet) = (None, Duration::ZERO);
+                return Poll::Ready(frame.map(|frame| frame.map_err(explain)));
+            }
+            Poll::Pending => {}
         }
-        let patience = self.patience;
-        let waiting = self
-            .waiting
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        ready!(waiting.as_mut().poll(context));
-        Poll::Ready(Some(Err(stalled(patience))))
+        let tick = TICK.min(self.stall / 4);
+        loop {
+            let waiting = self
+                .tick
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(tick)));
+            ready!(waiting.as_mut().poll(context));
+            self.tick = None;
+            self.quiet += tick;
+            if self.quiet >= self.stall {
+                let quiet = self.quiet;
+                return self.fails(stalled(quiet));
+            }
+            if let Some(silent) = self.this_try.is_over(now()) {
+                return self.fails(away(silent));
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -15,6 +15,8 @@ mod neighbours;
 mod network;
 mod options;
 mod place;
+#[cfg(feature = "http")]
+mod presence;
 mod probe;
 mod vault;
 
@@ -30,7 +32,7 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
-use self::explain::{Whose, explain};
+use self::explain::{Whose, explain, is_unanswered};
 pub use self::neighbours::Neighbours;
 pub use self::options::StoreOptions;
 use self::options::Tuning;
@@ -52,7 +54,7 @@ pub struct Listed {
     pub len: u64,
     /// What changes whenever the object is replaced; none where the store's lists do not have it.
     pub tag: Option<String>,
-    /// By the store's clock, in milliseconds since 1970; of leftovers 0. A hint: nothing that matters may rest on it.
+    /// By the store's clock, in milliseconds since 1970. A hint: nothing that matters may rest on it.
     pub modified_ms: i64,
 }
 
@@ -293,9 +295,13 @@ impl Store {
             }),
             None => self.bridge.wait(self.remote_ranges(&path, ranges)),
         };
-        let parts = parts.map_err(|e| match self.len(name) {
-            Ok(Some(len)) if ranges.iter().any(|r| r.end > len) => Self::short(name, len),
-            _ => self.error("reading", name, e),
+        let parts = parts.map_err(|e| {
+            // One that does not answer is asked nothing else.
+            let len = (!is_unanswered(&e)).then(|| self.len(name));
+            match len {
+                Some(Ok(Some(len))) if ranges.iter().any(|r| r.end > len) => Self::short(name, len),
+                _ => self.error("reading", name, e),
+            }
         })?;
         for (part, range) in parts.iter().zip(ranges) {
             if part.len() as u64 != range.end - range.start {
@@ -496,14 +502,24 @@ fn as_store_error(name: &str, source: std::io::Error) -> object_store::Error {
     }
 }
 
-/// `<kind>/…/<32 hexadecimal digits>#<number>`, of a kind that is ours.
+/// `<kind>/…/<32 hexadecimal digits>#<number>`, of a kind that is ours; that of a deletion mark ends with `.deleted#<number>`.
 fn is_leftover(name: &str) -> bool {
-    // Records are written at any time, by deletions and by sessions that begin: what is left of these stays, some hundred bytes.
-    let ours = ["packs/", "index/", "manifests/", "rewritten/", "gc/"];
+    let ours = [
+        "packs/",
+        "index/",
+        "manifests/",
+        "rewritten/",
+        "gc/",
+        "sessions/",
+        "snapshots/",
+        "pins/",
+        "damaged/",
+    ];
     let file = name.rsplit('/').next().unwrap_or_default();
     let Some((id, number)) = file.split_once('#') else {
         return false;
     };
+    let id = id.strip_suffix(".deleted").unwrap_or(id);
     // That of a rewritten manifest has a number before it.
     let id = id.rsplit('-').next().unwrap_or_default();
     ours.iter().any(|dir| name.starts_with(dir))
@@ -511,6 +527,14 @@ fn is_leftover(name: &str) -> bool {
         && id.bytes().all(|b| b.is_ascii_hexdigit())
         && !number.is_empty()
         && number.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn modified_ms(meta: &std::fs::Metadata) -> i64 {
+    let since = |time: std::time::SystemTime| time.duration_since(std::time::UNIX_EPOCH).ok();
+    let since = meta.modified().ok().and_then(since);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
 }
 
 fn find_leftovers(root: &FsPath, dir: &FsPath, out: &mut Vec<Listed>) -> std::io::Result<()> {
@@ -527,7 +551,7 @@ fn find_leftovers(root: &FsPath, dir: &FsPath, out: &mut Vec<Listed>) -> std::io
                     name: name.to_owned(),
                     len: meta.len(),
                     tag: None,
-                    modified_ms: 0,
+                    modified_ms: modified_ms(&meta),
                 }),
                 // A write that went on, or another collection.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}

@@ -28,7 +28,8 @@ pub(super) struct Tuning {
     pub(super) timeout: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) retries: usize,
-    pub(super) retry_timeout: Duration,
+    /// For one request with all its retries; a store that gave no sign of life for so long is away.
+    pub(super) patience: Duration,
     pub(super) uploads: usize,
     pub(super) downloads: usize,
 }
@@ -39,7 +40,7 @@ impl Default for Tuning {
             timeout: limits::STALL,
             connect_timeout: limits::CONNECT,
             retries: limits::RETRIES,
-            retry_timeout: limits::RETRY,
+            patience: limits::PATIENCE,
             uploads: limits::UPLOADS,
             downloads: limits::DOWNLOADS,
         }
@@ -51,7 +52,7 @@ const OWN: &[&str] = &[
     "timeout",
     "connect_timeout",
     "retries",
-    "retry_timeout",
+    "patience",
     "uploads",
     "downloads",
 ];
@@ -130,7 +131,11 @@ impl StoreOptions {
     /// Says one thing, and gives the name under which it is kept; what was said before under that name is forgotten. A directory takes the keys of every store,
     /// and uses its own.
     pub fn set(&mut self, key: &str, value: &str) -> Result<&'static str> {
-        let key = key.to_ascii_lowercase();
+        let mut key = key.to_ascii_lowercase();
+        // What `object_store` calls it.
+        if key == "retry_timeout" {
+            key = "patience".to_owned();
+        }
         if let Some(own) = OWN.iter().find(|own| **own == key) {
             return self.tune(own, value).map(|()| *own);
         }
@@ -255,7 +260,7 @@ impl StoreOptions {
         match key {
             "timeout" => tuning.timeout = time()?,
             "connect_timeout" => tuning.connect_timeout = time()?,
-            "retry_timeout" => tuning.retry_timeout = time()?,
+            "patience" => tuning.patience = time()?,
             "retries" if value == "0" => tuning.retries = 0,
             "retries" => tuning.retries = number(limits::MOST_RETRIES)?,
             "uploads" => tuning.uploads = number(limits::MOST_UPLOADS)?,

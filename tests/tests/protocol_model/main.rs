@@ -96,7 +96,18 @@ fn import_by_cache() -> Protocol {
     }
 }
 
-/// The same; and a put of that pack, from long ago, is applied once more.
+/// An import that finds its chunks in a pack that another has put, which may never commit.
+fn import_of_what_another_left() -> Protocol {
+    Protocol {
+        writers: [Some(Finds::Cached), Some(Finds::LeftByOther)],
+        runs: [2, 0],
+        revocable: Set::of(&[0, 1]),
+        late: 1,
+        ..Protocol::default()
+    }
+}
+
+/// An import that finds its chunks by its cache; and a put of that pack, from long ago, is applied once more.
 fn import_by_cache_of_what_comes_again() -> Protocol {
     Protocol {
         old_puts_twice: true,
@@ -242,6 +253,11 @@ fn two_imports_and_a_deletion_lose_nothing() {
 }
 
 #[test]
+fn an_import_that_refers_to_what_another_has_put_that_never_commits_loses_nothing() {
+    holds(import_of_what_another_left());
+}
+
+#[test]
 fn what_is_required_stays() {
     holds(import_that_requires_its_base());
 }
@@ -353,6 +369,16 @@ mod larger {
     }
 
     #[test]
+    #[ignore = "by hand: a minute"]
+    fn an_import_that_refers_to_what_another_has_put_loses_nothing_to_two_collectors() {
+        holds(Protocol {
+            runs: [2, 1],
+            late: 0,
+            ..import_of_what_another_left()
+        });
+    }
+
+    #[test]
     #[ignore = "by hand: half a minute"]
     fn two_rewritings_with_a_late_reply_lose_nothing() {
         holds(Protocol {
@@ -392,6 +418,18 @@ mod without_the_rule {
     #[test]
     fn a_writer_that_refers_to_condemned_packs_loses_its_snapshot() {
         fails_without(Broken::WriterIgnoresCondemned, COMMITTED, import_by_cache());
+    }
+
+    #[test]
+    fn a_writer_that_refers_to_what_was_left_and_condemned_loses_its_snapshot() {
+        let protocol = import_of_what_another_left();
+        fails_without(Broken::WriterIgnoresCondemned, COMMITTED, protocol);
+    }
+
+    #[test]
+    fn a_collector_that_skips_sessions_frees_what_was_left_and_is_referred_to() {
+        let protocol = import_of_what_another_left();
+        fails_without(Broken::CollectorSkipsSessions, COMMITTED, protocol);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub enum Finds {
     Base,
     /// In a pack that its cache names: it asks the store for it.
     Cached,
+    /// In the pack that the other writer puts, which its cache names: that one may be at work, dead, revoked, or have committed.
+    LeftByOther,
 }
 
 /// The call that comes next.
@@ -81,7 +83,7 @@ impl Protocol {
             store.condemned(me.known)
         };
         let refer = match plan {
-            Some(Finds::Cached) => Step::ReferToFound,
+            Some(Finds::Cached | Finds::LeftByOther) => Step::ReferToFound,
             _ => Step::ReferToBase,
         };
         me.step = match me.step {
@@ -136,8 +138,12 @@ impl Protocol {
                 }
             }
             Step::ReferToFound => {
-                if store.packs.has(SHARED) && !condemned.has(SHARED) {
-                    me.refs.add(SHARED);
+                let found = match plan {
+                    Some(Finds::LeftByOther) => own_pack(1 - writer),
+                    _ => SHARED,
+                };
+                if store.packs.has(found) && !condemned.has(found) {
+                    me.refs.add(found);
                 }
                 Step::PutPack
             }

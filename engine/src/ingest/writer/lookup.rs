@@ -58,8 +58,9 @@ impl<'r> Writer<'r> {
         let was_empty = match self.index_was_empty {
             Some(was_empty) => was_empty,
             None => {
+                let nothing_left = !self.repo.has_left_packs();
                 let has_nothing = self.opening.as_ref().is_some_and(Opening::has_nothing);
-                has_nothing || self.index().is_empty()
+                (nothing_left && has_nothing) || self.index().is_empty()
             }
         };
         self.index_was_empty = Some(was_empty);
@@ -141,13 +142,16 @@ impl<'r> Writer<'r> {
     }
 
     pub(super) fn index(&mut self) -> &Index {
-        let (repo, monitor, opening) = (self.repo, self.monitor, self.opening.take());
-        self.index.get_or_insert_with(|| {
-            let opening = opening.unwrap_or_else(|| {
+        if self.index.is_none() {
+            let repo = self.repo;
+            let opening = self.opening.take().unwrap_or_else(|| {
                 Index::start_opening(repo.index_dir(), repo.vault().clone(), repo.memory())
             });
-            opening.wait(monitor)
-        })
+            let index = opening.wait(self.monitor);
+            self.take_in_left_packs(&index);
+            self.index = Some(index);
+        }
+        self.index.get_or_insert_default()
     }
 
     pub(super) fn directory(&mut self, pack: PackId) -> Option<Arc<PackDirectory>> {

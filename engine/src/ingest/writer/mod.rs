@@ -3,14 +3,15 @@
 //! Always: each byte is in exactly one of the five classes; a pack is referred to only after a look that the store has it, or that a snapshot is there which needs it, or when this
 //! session put it. Base first, then this session's own chunks, then the entry after the last hit, then the index. Never: knows what a tar is.
 //!
-//! Here are the streams; `chunks` follows one chunk, `compare` asks the base, `lookup` everything else, `tables` keeps what deltas are made of.
+//! Here are the streams; `chunks` follows one chunk, `compare` asks the base, `lookup` everything else, `again` brings back what earlier imports have put, `tables` keeps what deltas are made of.
 
+mod again;
 mod chunks;
 mod compare;
 mod lookup;
 mod tables;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use cryostore_format::delta::DeltaFrame;
@@ -92,6 +93,8 @@ pub(super) struct Writer<'r> {
     exists: HashMap<PackId, bool>,
     /// Those of them that are not there, or not whole, for sure.
     gone: HashSet<PackId>,
+    /// Packs of earlier imports that were never committed.
+    taken_in: BTreeSet<PackId>,
     /// The entry after the last hit.
     guess: Option<(PackId, Arc<PackDirectory>, u32)>,
     streams: Vec<Option<Stream>>,
@@ -215,6 +218,7 @@ impl<'r> Writer<'r> {
             packs: PackTable::default(),
             exists: HashMap::new(),
             gone: HashSet::new(),
+            taken_in: BTreeSet::new(),
             guess: None,
             streams: Vec::new(),
             writing: None,
@@ -235,12 +239,15 @@ impl<'r> Writer<'r> {
 
     /// One that finds only its own chunks: all that comes is stored once more.
     pub(super) fn anew(repo: &'r Repository, terms: Arc<Terms>, monitor: &'r dyn Monitor) -> Self {
-        Self {
+        let mut new = Self {
             anew: true,
             // Until ids of this session go into it.
             index_was_empty: Some(true),
             ..Self::new(repo, terms, None, false, monitor)
-        }
+        };
+        // Nobody looks for what is there already.
+        new.sink.write_nothing_down();
+        new
     }
 
     /// One that refers to what the base refers to, but for these packs: what lies there, or is made of it, is stored again.
@@ -425,6 +432,7 @@ impl<'r> Writer<'r> {
         self.note_deltas()?;
         self.put_table()?;
         self.sink.end_frames(&self.directories)?;
+        self.list_taken_in()?;
         if self.sink.unlisted_ids() > 0 {
             let index = self.index().clone();
             self.sink.put_segment(&index)?;

@@ -252,7 +252,7 @@ fn a_pack_that_is_damaged_or_of_another_length_is_uploaded_again() {
     let id = damaged.rsplit('/').next().unwrap();
     bucket
         .store()
-        .create(&format!("damaged/{id}"), vec![0; 10])
+        .create(&format!("gc/damaged/{id}"), vec![0; 10])
         .unwrap();
     bucket.store().replace(cut, vec![0; 1000]).unwrap();
     let snapshot = bucket.import("node", &tar).unwrap();

@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
+pub mod catalogue;
 pub mod collection;
 pub mod damaged;
 pub mod delta;

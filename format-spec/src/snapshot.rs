@@ -266,7 +266,11 @@ pub(crate) fn decode_record<T: serde::de::DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<T> {
     let plain = envelope::open(kind, bytes, limits::RECORD_MAX)?;
-    serde_json::from_slice(&plain).map_err(|e| FormatError::invalid(kind.name(), e.to_string()))
+    of_content(kind, &plain)
+}
+
+fn of_content<T: serde::de::DeserializeOwned>(kind: ObjectType, plain: &[u8]) -> Result<T> {
+    serde_json::from_slice(plain).map_err(|e| FormatError::invalid(kind.name(), e.to_string()))
 }
 
 impl SnapshotRecord {
@@ -286,12 +290,30 @@ impl Tombstone {
 impl Entry {
     /// Reads whichever of the two the object is.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        match envelope::peek(bytes)? {
-            ObjectType::Tombstone => {
-                decode_record(ObjectType::Tombstone, bytes).map(Self::Tombstone)
+        let (kind, plain) = Self::content(bytes)?;
+        Self::of_content(kind, &plain)
+    }
+
+    /// Which of the two an object is, and the content of its envelope.
+    pub fn content(bytes: &[u8]) -> Result<(ObjectType, Vec<u8>)> {
+        let kind = match envelope::peek(bytes)? {
+            ObjectType::Tombstone => ObjectType::Tombstone,
+            _ => ObjectType::Snapshot,
+        };
+        Ok((kind, envelope::open(kind, bytes, limits::RECORD_MAX)?))
+    }
+
+    /// Reads the content of an object of this type.
+    pub fn of_content(kind: ObjectType, plain: &[u8]) -> Result<Self> {
+        match kind {
+            ObjectType::Tombstone => of_content(kind, plain).map(Self::Tombstone),
+            ObjectType::Snapshot => {
+                of_content(kind, plain).map(|record| Self::Snapshot(Box::new(record)))
             }
-            _ => decode_record(ObjectType::Snapshot, bytes)
-                .map(|record| Self::Snapshot(Box::new(record))),
+            _ => Err(FormatError::invalid(
+                kind.name(),
+                "it is not what stands at a snapshot's place",
+            )),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What the golden vectors hold, as values.
 
+use cryostore_format::catalogue::{Catalogue, Remembered};
 use cryostore_format::collection::CollectionRecord;
 use cryostore_format::damaged::{DamageRecord, Extent};
 use cryostore_format::delta::{BaseRun, DeltaFrame, DeltaTable, Deltas, TablePack};
-use cryostore_format::envelope::Codec;
+use cryostore_format::envelope::{Codec, ObjectType};
 use cryostore_format::manifest::{
     AddressRun, Body, Layout, Manifest, MapOf, PageMap, Piece, Role, RunPlace, Stream, StreamIndex,
     Transform,
@@ -594,5 +595,36 @@ pub fn mark() -> Mark {
         created: "2026-11-20T13:00:00Z".to_owned(),
         owner: "node-1, process 7".to_owned(),
         reason: "deleted".to_owned(),
+    }
+}
+
+/// A record with a key that nobody knows, and a tombstone.
+pub fn catalogue() -> Catalogue {
+    let record = serde_json::to_value(snapshot_minimal());
+    let mut record = record.unwrap();
+    record["from_the_future"] = serde_json::json!({"a": 1});
+    let place = Place::of(&snapshot_minimal());
+    let mut tombstone = tombstone();
+    tombstone.id = SnapshotId::from_bytes([0xff; 16]);
+    Catalogue {
+        entries: vec![
+            Remembered {
+                place,
+                kind: ObjectType::Snapshot,
+                stored_len: 734,
+                tag: "6654c734ccab8f440ff0825eb443dc7f".to_owned(),
+                content: record.to_string().into_bytes(),
+            },
+            Remembered {
+                place: Place {
+                    snapshot: tombstone.id,
+                    ..place
+                },
+                kind: ObjectType::Tombstone,
+                stored_len: 190,
+                tag: "0x8DCE1F5B2A3C4D0".to_owned(),
+                content: serde_json::to_vec(&tombstone).unwrap(),
+            },
+        ],
     }
 }

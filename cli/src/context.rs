@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cryostore_engine::format::repository::RepositoryRecord;
-use cryostore_engine::{Env, Monitor, Repository, SnapshotList, Store, SystemEnv};
+use cryostore_engine::{
+    Env, Error, Filter, Found, Monitor, Repository, SnapshotList, Store, SystemEnv,
+};
 
 use crate::config::{self, Flags, Settings, Surroundings};
 use crate::exit::Failure;
@@ -83,11 +85,32 @@ impl Context {
             // Told once.
             repo.unmark(*place);
         }
-        for (object, e) in &list.damaged {
+        self.warn_of_damaged(&list.damaged);
+        Ok(list)
+    }
+
+    fn warn_of_damaged(&self, damaged: &[(String, Error)]) {
+        for (object, e) in damaged {
             self.screen
                 .warn(&format!("a snapshot cannot be read: {object}: {e}"));
         }
-        Ok(list)
+    }
+
+    /// The snapshot that `text` means; its record is read, and no other where an id is said.
+    pub(crate) fn find(
+        &self,
+        repo: &Repository,
+        text: &str,
+        filter: &Filter,
+    ) -> Result<Found, Failure> {
+        let found = repo.find(text, filter)?;
+        for (place, about) in found.about_vanished() {
+            self.screen.warn(&about);
+            // Told once.
+            repo.unmark(place);
+        }
+        self.warn_of_damaged(&found.damaged);
+        Ok(found)
     }
 }
 

@@ -46,8 +46,8 @@ pub use memory::Memory;
 pub use monitor::{Deadline, Monitor, Phase, Silent};
 pub use rebuild::{Rebuilt, rebuild_index};
 pub use repo::{
-    CacheUse, Filter, InitOptions, Kept, KeyFile, KeyKind, LiveSession, NewKey, Newest, Repository,
-    Rotated, SnapshotList, StoredKey, Unlock,
+    CacheUse, Filter, Found, InitOptions, Kept, KeyFile, KeyKind, LiveSession, NewKey, Newest,
+    Repository, Rotated, SnapshotList, StoredKey, Unlock,
 };
 pub use restore::{CheckpointReader, ExportStats, Output, PageFrame, UnpackStats, export, unpack};
 pub use stats::{SnapshotStats, Stats, stats};

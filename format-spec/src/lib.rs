@@ -27,6 +27,6 @@ pub mod wire;
 
 pub use error::{FormatError, Result};
 pub use ids::{
-    ChunkHash, ChunkId, CollectionId, Digest, IdKey, KeyId, Lineage, ManifestId, PackId,
-    RepositoryId, SegmentId, SessionId, SnapshotId,
+    CatalogueId, ChunkHash, ChunkId, CollectionId, Digest, IdKey, KeyId, Lineage, ManifestId,
+    PackId, RepositoryId, SegmentId, SessionId, SnapshotId,
 };

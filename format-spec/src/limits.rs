@@ -59,6 +59,9 @@ pub const RECORD_MAX: u64 = 1 << 20;
 /// 64 MiB of catalogue: some 40,000 records of 1.5 KiB.
 pub const CATALOGUE_PLAIN_MAX: u64 = 64 << 20;
 
+/// A catalogue as it is stored: it is compressed where that makes it smaller.
+pub const CATALOGUE_STORED_MAX: u64 = CATALOGUE_PLAIN_MAX + 4096;
+
 /// Entries of one catalogue: as many tombstones as fit. More go into several.
 pub const CATALOGUE_MAX: u64 = 1 << 16;
 

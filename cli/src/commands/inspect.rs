@@ -282,8 +282,8 @@ impl Report {
 pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<(), Failure> {
     let repo = context.repository()?;
     let now = context.env.now();
-    let list = context.snapshots(&repo)?;
-    let record = list.find(&args.snapshot, &args.filter.filter(now))?;
+    let found = context.find(&repo, &args.snapshot, &args.filter.filter(now))?;
+    let record = &found.snapshot;
     let reader = CheckpointReader::open(&repo, record)?;
     let manifest = reader.manifest();
     let is_member = |stream: &&Stream| matches!(stream.role, Role::Member | Role::Attachment);
@@ -299,7 +299,7 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<(), Failure> 
             .map(Member::from)
             .collect(),
         look: Look {
-            id_len: list.id_len(),
+            id_len: found.id_len,
             now,
             width: Output::width(),
         },

@@ -396,9 +396,7 @@ impl<'r> Plan<'r> {
         let record = match &options.base {
             BaseChoice::None => None,
             BaseChoice::Newest => self.newest(repo, monitor)?,
-            BaseChoice::Snapshot(text) => {
-                Some(repo.snapshots()?.find(text, &Filter::default())?.clone())
-            }
+            BaseChoice::Snapshot(text) => Some(repo.find(text, &Filter::default())?.snapshot),
         };
         let Some(record) = record else {
             return Ok(None);
@@ -557,10 +555,9 @@ impl<'r> Plan<'r> {
             .fold(0, |sum, map| sum.saturating_add(parent_pages(map)));
         let list = match &options.criu_parent {
             Some(text) => {
-                let list = repo.snapshots()?;
-                let record = list.find(text, &Filter::default())?.clone();
+                let found = repo.find(text, &Filter::default())?;
                 SnapshotList {
-                    snapshots: vec![record],
+                    snapshots: vec![found.snapshot],
                     ..SnapshotList::default()
                 }
             }

@@ -282,24 +282,38 @@ fn mark(
         }
     }
     for record in rest.values() {
-        let over = over(repo, record, known, seen);
+        let over = over(repo, record, known, seen)?;
         seen.over.insert(Place::of(record), over);
     }
     seen.catalogues = catalogues.stored;
     mark_needed(repo, &needed, known, uses, seen, monitor)
 }
 
-fn over(repo: &Repository, record: &SnapshotRecord, known: &mut Known, seen: &Seen) -> Over {
+/// What a store does not give right now ends the collection: the snapshot can be brought back before the next look, and would have no packs there.
+fn over(
+    repo: &Repository,
+    record: &SnapshotRecord,
+    known: &mut Known,
+    seen: &Seen,
+) -> Result<Over> {
     let manifests = seen.manifests_of(record);
     let mut packs = Vec::new();
     for name in &manifests {
-        let found = known.packs.entry(*name).or_insert_with(|| {
-            let manifest = repo.manifest_at(record, *name);
-            manifest.map(|manifest| manifest.packs).unwrap_or_default()
-        });
-        packs.extend_from_slice(found);
+        if let Some(found) = known.packs.get(name) {
+            packs.extend_from_slice(found);
+            continue;
+        }
+        match repo.manifest_at(record, *name) {
+            Ok(manifest) => {
+                packs.extend_from_slice(&manifest.packs);
+                known.packs.insert(*name, manifest.packs);
+            }
+            // Nobody can read it, so that nothing comes back by it.
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => {}
+            Err(e) => return Err(e),
+        }
     }
-    Over { manifests, packs }
+    Ok(Over { manifests, packs })
 }
 
 /// What is at a place.

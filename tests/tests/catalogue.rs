@@ -37,8 +37,8 @@ struct Bucket {
 
 fn id(n: u64) -> SnapshotId {
     let mut id = [0; 16];
-    id[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-    id[8..].copy_from_slice(&n.to_be_bytes());
+    id[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    id[8..].copy_from_slice(&n.to_le_bytes());
     SnapshotId::from_bytes(id)
 }
 

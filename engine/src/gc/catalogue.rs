@@ -138,7 +138,7 @@ mod tests {
 
     fn place(n: usize) -> Place {
         let mut id = [0; 16];
-        id[..8].copy_from_slice(&(n as u64).to_be_bytes());
+        id[..8].copy_from_slice(&(n as u64).to_le_bytes());
         Place {
             lineage: Lineage::default(),
             snapshot: SnapshotId::from_bytes(id),

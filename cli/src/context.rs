@@ -8,6 +8,7 @@ use cryostore_engine::{
     Env, Error, Filter, Found, Monitor, Repository, SnapshotList, Store, SystemEnv,
 };
 
+pub(crate) use crate::config::Other;
 use crate::config::{self, Flags, Settings, Surroundings};
 use crate::exit::Failure;
 use crate::output::Output;
@@ -57,7 +58,18 @@ impl Context {
     /// The repository.
     pub(crate) fn repository(&self) -> Result<Repository, Failure> {
         let (storage, settings) = self.settings()?;
-        let store = store(&storage, false, &settings)?;
+        self.open(&storage, &settings)
+    }
+
+    /// Another repository than the one that is meant everywhere else.
+    pub(crate) fn other_repository(&self, other: &Other) -> Result<Repository, Failure> {
+        let around = Surroundings::of_this_process();
+        let settings = config::resolve_other(&self.flags, other, &around)?;
+        self.open(&other.storage, &settings)
+    }
+
+    fn open(&self, storage: &str, settings: &Settings) -> Result<Repository, Failure> {
+        let store = store(storage, false, settings)?;
         let unlock = |record: &RepositoryRecord| {
             let keys_dir = settings.keys_dir.as_deref();
             secrets::unlock(&settings.keys, keys_dir, record, &self.screen)

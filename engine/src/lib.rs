@@ -18,6 +18,7 @@ mod bridge;
 pub mod check;
 mod chunk;
 mod codec;
+mod copy;
 pub mod criu;
 pub mod env;
 mod error;
@@ -35,6 +36,7 @@ mod restore;
 mod stats;
 mod store;
 
+pub use copy::{Copied, CopyOptions, Outcome, copy};
 pub use cryostore_format as format;
 pub use env::{Env, SystemEnv};
 pub use error::{Error, Kind, Result};

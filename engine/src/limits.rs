@@ -197,6 +197,8 @@ pub const LATE_PUTS: Duration = Duration::from_secs(60 * 60);
 pub const TOMBSTONE_STAYS: Duration = Duration::from_secs(24 * 60 * 60);
 /// 4 GiB: copies of packs on a node's disk. The packs of some dozen containers' newest checkpoints, which their next ones are compared with.
 pub const CACHE_SIZE: u64 = 4 << 30;
+/// 64 MiB of an attachment are copied: they are in memory as a whole, and describe a pod.
+pub const ATTACHMENT_COPIED: u64 = 64 << 20;
 /// Records of which a node has no copy, and that it reads one by one rather than ask for catalogues: a list of them, and one of them, are two requests.
 pub const CATALOGUES_ASKED: usize = 4;
 /// Catalogues that are read: writers keep a tenth of them, and more are somebody else's.

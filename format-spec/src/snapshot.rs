@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::envelope::{self, Codec, ObjectType};
 use crate::error::{FormatError, Result};
-use crate::ids::{Digest, Lineage, ManifestId, SessionId, SnapshotId};
+use crate::ids::{Digest, Lineage, ManifestId, RepositoryId, SessionId, SnapshotId};
 use crate::limits;
 
 /// Where the archive came from.
@@ -175,6 +175,15 @@ pub struct Attachment {
     pub bytes: u64,
 }
 
+/// What a snapshot was copied from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Original {
+    /// The snapshot's id where it was imported.
+    pub id: SnapshotId,
+    /// The repository in which that was.
+    pub repository: RepositoryId,
+}
+
 /// The commit: a checkpoint is stored if and only if its record is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
@@ -223,6 +232,9 @@ pub struct SnapshotRecord {
     /// What was strange about the archive.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Of a copy, what was imported first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Original>,
 }
 
 /// What ended a snapshot, or a session before it had one.
@@ -364,6 +376,10 @@ pub(crate) mod tests {
                 bytes: 7,
             }],
             warnings: Vec::new(),
+            original: Some(Original {
+                id: SnapshotId::from_bytes([6; 16]),
+                repository: RepositoryId::from_bytes([7; 16]),
+            }),
         }
     }
 

@@ -430,6 +430,12 @@ fn all() -> Vec<Vector> {
             "a catalogue of a snapshot record, with a key that nobody knows, and a tombstone",
             values::catalogue().encode().unwrap(),
         ),
+        vector(
+            "snapshot-copied",
+            content(ObjectType::Snapshot),
+            "the record of a snapshot that was copied from another repository",
+            values::snapshot_copied().encode().unwrap(),
+        ),
     ]
 }
 
@@ -589,6 +595,7 @@ fn snapshots_and_tombstones_are_read_as_what_they_are() {
         ("snapshot", snapshot(values::snapshot())),
         ("snapshot-minimal", snapshot(values::snapshot_minimal())),
         ("snapshot-later", snapshot(values::snapshot_minimal())),
+        ("snapshot-copied", snapshot(values::snapshot_copied())),
         ("tombstone", Ok(Entry::Tombstone(values::tombstone()))),
         (
             "tombstone-session",

@@ -584,6 +584,7 @@ fn records() -> Result<()> {
             bytes: 7,
         }],
         warnings: vec!["strange".to_owned()],
+        original: None,
     };
     let tombstone = Tombstone {
         id: snapshot.id,

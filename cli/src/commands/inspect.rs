@@ -133,6 +133,10 @@ impl Report {
         let when =
             |time: &String| format!("{} ({} ago)", day_and_time(time), age(time, self.look.now));
         line(f, "snapshot", &snapshot.id.to_string())?;
+        if let Some(original) = snapshot.original {
+            let text = format!("{} in repository {}", original.id, original.repository);
+            line(f, "copy of", &text)?;
+        }
         line(f, "container", &container(identity))?;
         line(f, "id", &identity.container_id)?;
         line(f, "pod uid", &identity.pod_uid)?;

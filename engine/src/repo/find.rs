@@ -1,6 +1,6 @@
 //! Owns the search for one snapshot: by its id from the names in a list, without the records of the others.
 //!
-//! Always: what comes back was listed now, without a deletion mark. Never: reads all records where an id is said.
+//! Always: what comes back was listed now, without a deletion mark. Never: reads all records where the id of a snapshot that is there is said.
 
 use std::collections::HashSet;
 
@@ -10,9 +10,7 @@ use cryostore_format::snapshot::{Entry, SnapshotRecord};
 
 use super::Repository;
 use super::marks::deleted_place;
-use super::snapshots::{
-    Filter, PREFIX, SnapshotList, id_len, no_snapshot, place_of, several, start_of_id,
-};
+use super::snapshots::{Filter, PREFIX, SnapshotList, id_len, place_of, several, start_of_id};
 use crate::error::{Error, Kind, Result};
 use crate::store::Listed;
 
@@ -38,7 +36,8 @@ struct Names {
 }
 
 impl Repository {
-    /// The snapshot that `text` means: `latest` (of those that `filter` lets through), an id, or the first characters of one. For an id one record is read, and for the start of several, these.
+    /// The snapshot that `text` means: `latest` (of those that `filter` lets through), an id, or the first characters of one. For an id one record is read, and for the start of several, these;
+    /// all are if there is none, since it may be the id of what was copied here.
     pub fn find(&self, text: &str, filter: &Filter) -> Result<Found> {
         if text == "latest" {
             return self.find_among_all(text, filter);
@@ -63,7 +62,10 @@ impl Repository {
         if let Some((_, e)) = damaged.pop() {
             return Err(e);
         }
-        let snapshot = found.pop().ok_or_else(|| no_snapshot(&text))?;
+        // Of a copy the original's id is in the record only.
+        let Some(snapshot) = found.pop() else {
+            return self.find_among_all(&text, filter);
+        };
         let mut vanished = self.all_marked();
         vanished.retain(|place| !names.all.contains(place));
         Ok(Found {

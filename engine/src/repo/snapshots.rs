@@ -112,14 +112,14 @@ pub struct SnapshotList {
 }
 
 impl SnapshotList {
-    /// The snapshot that `text` means: `latest` (of those that `filter` lets through), an id, or the first characters of one.
+    /// The snapshot that `text` means: `latest` (of those that `filter` lets through), an id, or the first characters of one; if there is none, that of which a copy was made.
     pub fn find(&self, text: &str, filter: &Filter) -> Result<&SnapshotRecord> {
-        let mut wanted = self
-            .snapshots
-            .iter()
-            .filter(|record| filter.matches(record));
+        let wanted = || {
+            let all = self.snapshots.iter();
+            all.filter(|record| filter.matches(record))
+        };
         if text == "latest" {
-            return wanted.next().ok_or_else(|| {
+            return wanted().next().ok_or_else(|| {
                 let detail = if filter.is_empty() {
                     "there are no snapshots"
                 } else {
@@ -129,9 +129,16 @@ impl SnapshotList {
             });
         }
         let text = start_of_id(text)?;
-        let found: Vec<_> = wanted
-            .filter(|record| record.id.to_string().starts_with(&text))
-            .collect();
+        let by = |id: fn(&SnapshotRecord) -> Option<SnapshotId>| -> Vec<_> {
+            let starts = |id: SnapshotId| id.to_string().starts_with(&text);
+            wanted()
+                .filter(|record| id(record).is_some_and(starts))
+                .collect()
+        };
+        let mut found = by(|record| Some(record.id));
+        if found.is_empty() {
+            found = by(|record| Some(record.original?.id));
+        }
         match found[..] {
             [one] => Ok(one),
             [] => Err(no_snapshot(&text)),

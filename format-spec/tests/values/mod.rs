@@ -18,7 +18,7 @@ use cryostore_format::segment::{PackIds, Segment};
 use cryostore_format::session::{Place, SessionRecord, Work};
 use cryostore_format::snapshot::{
     Archive, ArchiveKind, Attachment, ClassCount, Classes, Compression, Cost, Identity,
-    ManifestRef, Origin, Outer, Producer, SnapshotRecord, Tombstone,
+    ManifestRef, Origin, Original, Outer, Producer, SnapshotRecord, Tombstone,
 };
 use cryostore_format::{
     ChunkHash, ChunkId, CollectionId, Digest, IdKey, Lineage, ManifestId, PackId, RepositoryId,
@@ -470,6 +470,17 @@ pub fn snapshot() -> SnapshotRecord {
             bytes: 77,
         }],
         warnings: vec!["a \"strange\" page map".to_owned()],
+        original: None,
+    }
+}
+
+pub fn snapshot_copied() -> SnapshotRecord {
+    SnapshotRecord {
+        original: Some(Original {
+            id: SnapshotId::from_bytes([0x54; 16]),
+            repository: RepositoryId::from_bytes([0x12; 16]),
+        }),
+        ..snapshot_minimal()
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use cryostore_engine::check::{CheckOptions, check};
 use cryostore_engine::format::catalogue::Catalogue;
 use cryostore_engine::format::snapshot::{SnapshotRecord, Tombstone};
-use cryostore_engine::format::{Lineage, SnapshotId};
+use cryostore_engine::format::{Digest, Lineage, SessionId, SnapshotId};
 use cryostore_engine::gc::{GcOptions, GcReport, collect};
 use cryostore_engine::{
     Filter, ImportOptions, Output, Repository, Silent, Source, Store, SystemEnv, export, import,
@@ -64,12 +64,16 @@ impl Bucket {
 
     /// Another snapshot with the same manifest, of one of a hundred containers.
     fn put(&self, n: u64) {
-        let record = SnapshotRecord {
+        let mut record = SnapshotRecord {
             id: id(n),
             lineage: Lineage::from_bytes([(n % 100) as u8; 16]),
             labels: vec![format!("number={n}")],
             ..self.first.clone()
         };
+        // As random as those of other archives are.
+        record.archive.digest = Some(Digest::of(&n.to_le_bytes()));
+        record.base = Some(id(!n));
+        record.session = SessionId::from_bytes(noise(16, n).try_into().unwrap());
         let bytes = record.encode().unwrap();
         self.store().create(&name_of(&record), bytes).unwrap();
     }
@@ -437,6 +441,21 @@ fn damaged_and_lying_catalogues_hide_nothing_and_a_collection_removes_what_canno
     assert_eq!(bucket.assert_lists_what_is_there("afterwards"), 0);
     let report = check(&bucket.fresh(), &CheckOptions::default(), &Silent).unwrap();
     assert!(report.problems.is_empty() && report.foreign.is_empty());
+}
+
+#[test]
+fn a_catalogue_whose_entries_say_nothing_is_replaced_by_what_the_records_say() {
+    let bucket = Bucket::with(40);
+    bucket.collect();
+    let (name, mut catalogue) = bucket.catalogues().remove(0);
+    let entries = catalogue.entries.iter_mut();
+    entries.for_each(|entry| entry.content.clear());
+    let store = bucket.store();
+    store.replace(&name, catalogue.encode().unwrap()).unwrap();
+    bucket.collect();
+    assert_eq!(bucket.assert_lists_what_is_there("afterwards"), 0);
+    let left = bucket.catalogues();
+    assert!(left.len() == 1 && left[0].0 != name, "{left:?}");
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(crate) struct Stored {
     pub(crate) bytes: u64,
     /// Entries that it has.
     pub(crate) held: usize,
-    /// Those of objects that are what they were.
+    /// Those of objects that are what they were, which can be read.
     pub(crate) entries: Vec<Remembered>,
     /// Why it cannot be read.
     pub(crate) unreadable: Option<Error>,
@@ -45,14 +45,11 @@ pub(crate) struct Catalogues {
 }
 
 impl Catalogues {
-    /// What stands at a place, as one of them has it; none if none has, or what it has is damaged.
+    /// What stands at a place, if one of them has it.
     pub(crate) fn entry(&self, place: Place) -> Option<Entry> {
         let (catalogue, entry) = self.by_place.get(&place)?;
         let remembered = self.stored.get(*catalogue)?.entries.get(*entry)?;
-        let entry = remembered.entry();
-        entry
-            .inspect_err(|e| tracing::debug!("what a catalogue has of {place:?}: {e}"))
-            .ok()
+        remembered.entry().ok()
     }
 }
 
@@ -104,9 +101,14 @@ impl Repository {
                 object.len == entry.stored_len && object.tag.as_deref() == Some(&entry.tag)
             })
         };
+        // One that says nothing is none: else it would stand in the way of what the record says, in the next catalogue, too.
+        let is_read = |entry: &Remembered| entry.entry().is_ok();
         Stored {
             held,
-            entries: entries.into_iter().filter(is_now).collect(),
+            entries: entries
+                .into_iter()
+                .filter(|entry| is_now(entry) && is_read(entry))
+                .collect(),
             unreadable,
             name: object.name,
             bytes: object.len,

@@ -37,6 +37,8 @@ The files are $XDG_CONFIG_HOME/cryostore/config.toml (~/.config/cryostore/config
 Credentials of buckets are found where the clouds' own tools look: AWS_…, ~/.aws, AZURE_…, GOOGLE_….";
 
 const PASSPHRASE: &str = "CRYOSTORE_PASSPHRASE";
+/// The same of the repository that is copied to.
+const OTHER_PASSPHRASE: &str = "CRYOSTORE_TO_PASSPHRASE";
 const SYSTEM_FILE: &str = "/etc/cryostore/config.toml";
 
 /// What the command line says.
@@ -50,6 +52,15 @@ pub(crate) struct Flags {
     pub(crate) no_cache: bool,
     pub(crate) append_only: bool,
     pub(crate) max_memory: Option<String>,
+    pub(crate) keys: Sources,
+}
+
+/// What the command line says of another repository than the usual one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Other {
+    pub(crate) storage: String,
+    /// Each `KEY=VALUE`.
+    pub(crate) storage_options: Vec<String>,
     pub(crate) keys: Sources,
 }
 
@@ -228,6 +239,43 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
         memory,
         keys: keys.unwrap_or_default(),
         keys_dir,
+    })
+}
+
+/// Settles what counts for another repository: what files and variables of this program say of storage and keys is meant for the usual one; caches and memory are the same.
+pub(crate) fn resolve_other(
+    flags: &Flags,
+    other: &Other,
+    around: &Surroundings<'_>,
+) -> Result<Settings, Failure> {
+    let usual = resolve(flags, around)?;
+    let variable = |name: &str| {
+        let ours = name.starts_with("CRYOSTORE_");
+        (around.variable)(name).filter(|_| !ours)
+    };
+    let read = |_: &Path| Err(ErrorKind::NotFound.into());
+    let mut keys = other.keys.clone();
+    if keys.is_empty() && around.get(OTHER_PASSPHRASE).is_some() {
+        keys.passphrase_variable = Some(OTHER_PASSPHRASE);
+    }
+    let flags = Flags {
+        storage: Some(other.storage.clone()),
+        storage_options: other.storage_options.clone(),
+        keys,
+        ..Flags::default()
+    };
+    let around = Surroundings {
+        variable: &variable,
+        read: &read,
+        is_root: around.is_root,
+    };
+    let settings = resolve(&flags, &around)?;
+    Ok(Settings {
+        cache_dir: usual.cache_dir,
+        cache_size: usual.cache_size,
+        append_only: usual.append_only,
+        memory: usual.memory,
+        ..settings
     })
 }
 

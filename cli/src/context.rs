@@ -4,8 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cryostore_engine::format::repository::RepositoryRecord;
-use cryostore_engine::{Env, Monitor, Repository, SnapshotList, Store, SystemEnv};
+use cryostore_engine::{
+    Env, Error, Filter, Found, Monitor, Repository, SnapshotList, Store, SystemEnv,
+};
 
+pub(crate) use crate::config::Other;
 use crate::config::{self, Flags, Settings, Surroundings};
 use crate::exit::Failure;
 use crate::output::Output;
@@ -55,7 +58,18 @@ impl Context {
     /// The repository.
     pub(crate) fn repository(&self) -> Result<Repository, Failure> {
         let (storage, settings) = self.settings()?;
-        let mut store = store(&storage, false, &settings)?;
+        self.open(&storage, &settings)
+    }
+
+    /// Another repository than the one that is meant everywhere else.
+    pub(crate) fn other_repository(&self, other: &Other) -> Result<Repository, Failure> {
+        let around = Surroundings::of_this_process();
+        let settings = config::resolve_other(&self.flags, other, &around)?;
+        self.open(&other.storage, &settings)
+    }
+
+    fn open(&self, storage: &str, settings: &Settings) -> Result<Repository, Failure> {
+        let mut store = store(storage, false, settings)?;
         if settings.append_only {
             store = store.append_only();
         }
@@ -86,11 +100,32 @@ impl Context {
             // Told once.
             repo.unmark(*place);
         }
-        for (object, e) in &list.damaged {
+        self.warn_of_damaged(&list.damaged);
+        Ok(list)
+    }
+
+    fn warn_of_damaged(&self, damaged: &[(String, Error)]) {
+        for (object, e) in damaged {
             self.screen
                 .warn(&format!("a snapshot cannot be read: {object}: {e}"));
         }
-        Ok(list)
+    }
+
+    /// The snapshot that `text` means; its record is read, and no other where an id is said.
+    pub(crate) fn find(
+        &self,
+        repo: &Repository,
+        text: &str,
+        filter: &Filter,
+    ) -> Result<Found, Failure> {
+        let found = repo.find(text, filter)?;
+        for (place, about) in found.about_vanished() {
+            self.screen.warn(&about);
+            // Told once.
+            repo.unmark(place);
+        }
+        self.warn_of_damaged(&found.damaged);
+        Ok(found)
     }
 }
 

@@ -7,7 +7,7 @@ use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "init",
     "import",
     "export",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 16] = [
     "gc",
     "check",
     "repair",
+    "copy",
     "optimize",
     "rebuild-index",
     "cache",

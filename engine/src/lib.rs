@@ -18,6 +18,7 @@ mod bridge;
 pub mod check;
 mod chunk;
 mod codec;
+mod copy;
 pub mod criu;
 pub mod env;
 mod error;
@@ -35,6 +36,7 @@ mod restore;
 mod stats;
 mod store;
 
+pub use copy::{Copied, CopyOptions, Outcome, copy};
 pub use cryostore_format as format;
 pub use env::{Env, SystemEnv};
 pub use error::{Error, Kind, Result};
@@ -46,8 +48,8 @@ pub use memory::Memory;
 pub use monitor::{Deadline, Monitor, Phase, Silent};
 pub use rebuild::{Rebuilt, rebuild_index};
 pub use repo::{
-    CacheUse, Filter, InitOptions, Kept, KeyFile, KeyKind, LiveSession, NewKey, Newest, Repository,
-    Rotated, SnapshotList, StoredKey, Unlock,
+    CacheUse, Filter, Found, InitOptions, Kept, KeyFile, KeyKind, LiveSession, NewKey, Newest,
+    Repository, Rotated, SnapshotList, StoredKey, Unlock,
 };
 pub use restore::{CheckpointReader, ExportStats, Output, PageFrame, UnpackStats, export, unpack};
 pub use stats::{SnapshotStats, Stats, stats};

@@ -223,6 +223,18 @@ pub const TOMBSTONE_STAYS: Duration = Duration::from_secs(24 * 60 * 60);
 pub const LEFT_RECORD: Duration = Duration::from_secs(24 * 60 * 60);
 /// 4 GiB: copies of packs on a node's disk. The packs of some dozen containers' newest checkpoints, which their next ones are compared with.
 pub const CACHE_SIZE: u64 = 4 << 30;
+/// 64 MiB of an attachment are copied: they are in memory as a whole, and describe a pod.
+pub const ATTACHMENT_COPIED: u64 = 64 << 20;
+/// Records of which a node has no copy, and that it reads one by one rather than ask for catalogues: a list of them, and one of them, are two requests.
+pub const CATALOGUES_ASKED: usize = 4;
+/// Catalogues that are read: writers keep a tenth of them, and more are somebody else's.
+pub const CATALOGUES_READ: usize = 64;
+/// Records that are in no catalogue before a collection puts one: as many requests does a fresh node need for them.
+pub const CATALOGUE_FRESH: usize = 16;
+/// Catalogues that are left beside a new one: each is a request to a fresh node.
+pub const CATALOGUES_KEPT: usize = 6;
+/// 24 MiB of records in a catalogue that is written, below what a reader takes: it is in memory as a whole.
+pub const CATALOGUE_LEN: usize = 24 << 20;
 /// A second: the store's clock tells puts apart that are further from each other; lists of S3 have whole seconds.
 pub const PUT_TOGETHER_MS: i64 = 1000;
 

@@ -36,6 +36,8 @@ pub enum ObjectType {
     Deletion = 8,
     /// `pins/…`
     Pin = 9,
+    /// `catalogue/…`
+    Catalogue = 10,
     /// `gc/damaged/…`
     Damage = 11,
 }
@@ -53,6 +55,7 @@ impl ObjectType {
             Self::Collection => "collection record",
             Self::Deletion => "deletion mark",
             Self::Pin => "pin",
+            Self::Catalogue => "catalogue",
             Self::Damage => "damage record",
             Self::Key => "key",
         }
@@ -69,6 +72,7 @@ impl ObjectType {
             7 => Self::Key,
             8 => Self::Deletion,
             9 => Self::Pin,
+            10 => Self::Catalogue,
             11 => Self::Damage,
             _ => return None,
         })

@@ -134,6 +134,10 @@ fixed_bytes!(
     CollectionId, ID_LEN
 );
 fixed_bytes!(
+    /// Names a catalogue; random.
+    CatalogueId, ID_LEN
+);
+fixed_bytes!(
     /// Names a key; random.
     KeyId, ID_LEN
 );

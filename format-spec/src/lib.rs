@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
+pub mod catalogue;
 pub mod collection;
 pub mod damaged;
 pub mod delta;
@@ -26,6 +27,6 @@ pub mod wire;
 
 pub use error::{FormatError, Result};
 pub use ids::{
-    ChunkHash, ChunkId, CollectionId, Digest, IdKey, KeyId, Lineage, ManifestId, PackId,
-    RepositoryId, SegmentId, SessionId, SnapshotId,
+    CatalogueId, ChunkHash, ChunkId, CollectionId, Digest, IdKey, KeyId, Lineage, ManifestId,
+    PackId, RepositoryId, SegmentId, SessionId, SnapshotId,
 };

@@ -56,6 +56,18 @@ pub const SEGMENT_PLAIN_MAX: u64 = 64 << 20;
 /// 1 MiB of JSON for a repository, snapshot or session record; labels and warnings are bounded before.
 pub const RECORD_MAX: u64 = 1 << 20;
 
+/// 64 MiB of catalogue: some 40,000 records of 1.5 KiB.
+pub const CATALOGUE_PLAIN_MAX: u64 = 64 << 20;
+
+/// A catalogue as it is stored: it is compressed where that makes it smaller.
+pub const CATALOGUE_STORED_MAX: u64 = CATALOGUE_PLAIN_MAX + 4096;
+
+/// Entries of one catalogue: as many tombstones as fit. More go into several.
+pub const CATALOGUE_MAX: u64 = 1 << 16;
+
+/// Bytes of a store's tag: those of the known stores have 70 at most.
+pub const TAG_MAX: u64 = 256;
+
 /// Length of a stream's name. PAX allows any length; Linux refuses paths over 4096 bytes.
 pub const NAME_MAX: u64 = 64 << 10;
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::envelope::{self, Codec, ObjectType};
 use crate::error::{FormatError, Result};
-use crate::ids::{Digest, Lineage, ManifestId, SessionId, SnapshotId};
+use crate::ids::{Digest, Lineage, ManifestId, RepositoryId, SessionId, SnapshotId};
 use crate::limits;
 
 /// Where the archive came from.
@@ -175,6 +175,15 @@ pub struct Attachment {
     pub bytes: u64,
 }
 
+/// What a snapshot was copied from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Original {
+    /// The snapshot's id where it was imported.
+    pub id: SnapshotId,
+    /// The repository in which that was.
+    pub repository: RepositoryId,
+}
+
 /// The commit: a checkpoint is stored if and only if its record is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
@@ -223,6 +232,9 @@ pub struct SnapshotRecord {
     /// What was strange about the archive.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Of a copy, what was imported first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Original>,
 }
 
 /// What ended a snapshot, or a session before it had one.
@@ -266,7 +278,11 @@ pub(crate) fn decode_record<T: serde::de::DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<T> {
     let plain = envelope::open(kind, bytes, limits::RECORD_MAX)?;
-    serde_json::from_slice(&plain).map_err(|e| FormatError::invalid(kind.name(), e.to_string()))
+    of_content(kind, &plain)
+}
+
+fn of_content<T: serde::de::DeserializeOwned>(kind: ObjectType, plain: &[u8]) -> Result<T> {
+    serde_json::from_slice(plain).map_err(|e| FormatError::invalid(kind.name(), e.to_string()))
 }
 
 impl SnapshotRecord {
@@ -286,12 +302,30 @@ impl Tombstone {
 impl Entry {
     /// Reads whichever of the two the object is.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        match envelope::peek(bytes)? {
-            ObjectType::Tombstone => {
-                decode_record(ObjectType::Tombstone, bytes).map(Self::Tombstone)
+        let (kind, plain) = Self::content(bytes)?;
+        Self::of_content(kind, &plain)
+    }
+
+    /// Which of the two an object is, and the content of its envelope.
+    pub fn content(bytes: &[u8]) -> Result<(ObjectType, Vec<u8>)> {
+        let kind = match envelope::peek(bytes)? {
+            ObjectType::Tombstone => ObjectType::Tombstone,
+            _ => ObjectType::Snapshot,
+        };
+        Ok((kind, envelope::open(kind, bytes, limits::RECORD_MAX)?))
+    }
+
+    /// Reads the content of an object of this type.
+    pub fn of_content(kind: ObjectType, plain: &[u8]) -> Result<Self> {
+        match kind {
+            ObjectType::Tombstone => of_content(kind, plain).map(Self::Tombstone),
+            ObjectType::Snapshot => {
+                of_content(kind, plain).map(|record| Self::Snapshot(Box::new(record)))
             }
-            _ => decode_record(ObjectType::Snapshot, bytes)
-                .map(|record| Self::Snapshot(Box::new(record))),
+            _ => Err(FormatError::invalid(
+                kind.name(),
+                "it is not what stands at a snapshot's place",
+            )),
         }
     }
 }
@@ -342,6 +376,10 @@ pub(crate) mod tests {
                 bytes: 7,
             }],
             warnings: Vec::new(),
+            original: Some(Original {
+                id: SnapshotId::from_bytes([6; 16]),
+                repository: RepositoryId::from_bytes([7; 16]),
+            }),
         }
     }
 

@@ -106,6 +106,19 @@ fn the_numbers_in_the_text_are_those_of_the_code() {
             "session.md",
             format!("At most {}; absent", limits::COLLECTIONS_MAX),
         ),
+        (
+            "catalogue.md",
+            format!("at most {} of content", mib(limits::CATALOGUE_PLAIN_MAX)),
+        ),
+        (
+            "catalogue.md",
+            format!("number of entries, at most {},", limits::CATALOGUE_MAX),
+        ),
+        ("catalogue.md", format!("1 to {}, and", limits::TAG_MAX)),
+        (
+            "catalogue.md",
+            format!("its bytes, at most {}, and", mib(limits::RECORD_MAX)),
+        ),
         ("mark.md", format!("at most {}", mib(limits::RECORD_MAX))),
         ("damaged.md", format!("at most {}", mib(limits::RECORD_MAX))),
         (

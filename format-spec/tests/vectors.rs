@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use cryostore_format::catalogue::Catalogue;
 use cryostore_format::collection::CollectionRecord;
 use cryostore_format::damaged::DamageRecord;
 use cryostore_format::delta::DeltaTable;
@@ -423,6 +424,18 @@ fn all() -> Vec<Vector> {
             "repository.json for a single writer, on a store that ignores create-if-absent and ranges",
             values::repository_probed().encode().unwrap(),
         ),
+        vector(
+            "catalogue",
+            content(ObjectType::Catalogue),
+            "a catalogue of a snapshot record, with a key that nobody knows, and a tombstone",
+            values::catalogue().encode().unwrap(),
+        ),
+        vector(
+            "snapshot-copied",
+            content(ObjectType::Snapshot),
+            "the record of a snapshot that was copied from another repository",
+            values::snapshot_copied().encode().unwrap(),
+        ),
     ]
 }
 
@@ -582,6 +595,7 @@ fn snapshots_and_tombstones_are_read_as_what_they_are() {
         ("snapshot", snapshot(values::snapshot())),
         ("snapshot-minimal", snapshot(values::snapshot_minimal())),
         ("snapshot-later", snapshot(values::snapshot_minimal())),
+        ("snapshot-copied", snapshot(values::snapshot_copied())),
         ("tombstone", Ok(Entry::Tombstone(values::tombstone()))),
         (
             "tombstone-session",
@@ -622,6 +636,18 @@ fn collections_are_read() {
         CollectionRecord::decode(&bytes("collection-done")),
         Ok(values::collection_that_is_done())
     );
+}
+
+#[test]
+fn a_catalogue_is_read() {
+    let catalogue = Catalogue::decode(&bytes("catalogue")).unwrap();
+    assert_eq!(catalogue, values::catalogue());
+    let [record, tombstone] = &catalogue.entries[..] else {
+        panic!("two entries");
+    };
+    let expected = Entry::Snapshot(Box::new(values::snapshot_minimal()));
+    assert_eq!(record.entry(), Ok(expected));
+    assert!(matches!(tombstone.entry(), Ok(Entry::Tombstone(_))));
 }
 
 #[test]

@@ -7,23 +7,24 @@ use std::fs;
 use std::path::Path;
 
 use cryostore_engine::archive::tar::{Span, TarReader};
+use cryostore_format::catalogue::{Catalogue, Remembered};
+use cryostore_format::collection::CollectionRecord;
+use cryostore_format::damaged::{DamageRecord, Extent};
 use cryostore_format::envelope::{self, Codec, ObjectType};
 use cryostore_format::manifest::{
     AddressRun, Body, Layout, Manifest, MapOf, PageMap, Piece, Role, RunPlace, Stream, Transform,
 };
+use cryostore_format::mark::{Mark, MarkKind};
 use cryostore_format::pack::{
     Directory, FrameHeader, FrameKind, chunks_digest, encode_pack_header,
 };
 use cryostore_format::recipe::{FrameRef, FrameSlice, RecipeWriter, Slice};
 use cryostore_format::repository::RepositoryRecord;
 use cryostore_format::segment::{PackIds, Segment};
-use cryostore_format::collection::CollectionRecord;
-use cryostore_format::damaged::{DamageRecord, Extent};
-use cryostore_format::mark::{Mark, MarkKind};
 use cryostore_format::session::{Place, SessionRecord, Work};
 use cryostore_format::snapshot::{
-    Archive, ArchiveKind, Attachment, Compression, Cost, Identity, ManifestRef, Origin, Outer,
-    Producer, SnapshotRecord, Tombstone,
+    Archive, ArchiveKind, Attachment, Compression, Cost, Entry, Identity, ManifestRef, Origin,
+    Outer, Producer, SnapshotRecord, Tombstone,
 };
 use cryostore_format::{
     CollectionId, Digest, IdKey, Lineage, ManifestId, PackId, RepositoryId, SessionId, SnapshotId,
@@ -401,7 +402,11 @@ fn patches() -> Result<()> {
     let mut some = page;
     (some[0], some[500], some[1023]) = (1, 2, 3);
     let pages = [page, some, [9; 1024]];
-    for (name, pages) in [("equal", &pages[..1]), ("some", &pages[..2]), ("all", &pages)] {
+    for (name, pages) in [
+        ("equal", &pages[..1]),
+        ("some", &pages[..2]),
+        ("all", &pages),
+    ] {
         let mut patch = cryostore_format::patch::PatchWriter::default();
         pages.iter().for_each(|changed| patch.push(&page, changed));
         let count = u8::try_from(pages.len())?;
@@ -579,6 +584,7 @@ fn records() -> Result<()> {
             bytes: 7,
         }],
         warnings: vec!["strange".to_owned()],
+        original: None,
     };
     let tombstone = Tombstone {
         id: snapshot.id,
@@ -637,6 +643,37 @@ fn records() -> Result<()> {
             &envelope::open(kind, &object, 1 << 20)?,
         )?;
     }
+    let remembered = |object: &[u8], id: SnapshotId, len, tag: &str| {
+        let (kind, content) = Entry::content(object)?;
+        Ok::<_, cryostore_format::FormatError>(Remembered {
+            place: Place {
+                lineage: snapshot.lineage,
+                snapshot: id,
+            },
+            kind,
+            stored_len: len,
+            tag: tag.to_owned(),
+            content,
+        })
+    };
+    let catalogue = Catalogue {
+        entries: vec![
+            remembered(&snapshot.encode()?, snapshot.id, 700, "1f")?,
+            remembered(
+                &tombstone.encode()?,
+                SnapshotId::from_bytes([0xff; 16]),
+                200,
+                "0x8DD",
+            )?,
+        ],
+    };
+    let object = catalogue.encode()?;
+    seed("catalogue", "object", &object)?;
+    seed(
+        "catalogue",
+        "content",
+        &envelope::open(ObjectType::Catalogue, &object, 1 << 20)?,
+    )?;
     let mut repository = RepositoryRecord::new(
         RepositoryId::from_bytes([1; 16]),
         &IdKey::from_bytes([2; 32]),

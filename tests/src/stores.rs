@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -34,6 +34,8 @@ struct State {
     log: Mutex<Vec<String>>,
     writes: AtomicU64,
     bytes_read: AtomicU64,
+    no_tags: AtomicBool,
+    unreadable: Mutex<Option<String>>,
     fault: Mutex<Option<(u64, Fault)>>,
     meanwhile: Mutex<Option<(u64, Meanwhile)>>,
     appends_only: std::sync::atomic::AtomicBool,
@@ -94,8 +96,19 @@ impl Watched {
         *self.state.meanwhile.lock().unwrap() = Some((n, Meanwhile(Box::new(what))));
     }
 
+    /// Its lists have no tags from now on, as those of some stores.
+    pub fn list_without_tags(&self) {
+        self.state.no_tags.store(true, Ordering::SeqCst);
+    }
+
+    /// Objects whose names begin so cannot be read right now.
+    pub fn fail_reads_of(&self, start: &str) {
+        *self.state.unreadable.lock().unwrap() = Some(start.to_owned());
+    }
+
     /// No faults any more; counts begin anew.
     pub fn reset(&self) {
+        *self.state.unreadable.lock().unwrap() = None;
         *self.state.fault.lock().unwrap() = None;
         *self.state.meanwhile.lock().unwrap() = None;
         self.state.writes.store(0, Ordering::SeqCst);
@@ -217,6 +230,10 @@ impl ObjectStore for Watched {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.note(if options.head { "head" } else { "get" }, location);
         self.stopped()?;
+        let unreadable = self.state.unreadable.lock().unwrap().clone();
+        if unreadable.is_some_and(|start| location.as_ref().starts_with(&start)) {
+            return Err(injected());
+        }
         let head = options.head;
         let result = self.inner.get_opts(location, options).await?;
         if !head {
@@ -268,7 +285,15 @@ impl ObjectStore for Watched {
         if let Err(e) = self.stopped() {
             return futures::stream::once(std::future::ready(Err(e))).boxed();
         }
-        self.inner.list(prefix)
+        let tags = !self.state.no_tags.load(Ordering::SeqCst);
+        let listed = self.inner.list(prefix);
+        let listed = listed.map(move |meta| {
+            meta.map(|meta| ObjectMeta {
+                e_tag: meta.e_tag.filter(|_| tags),
+                ..meta
+            })
+        });
+        listed.boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

@@ -7,11 +7,14 @@
 )]
 
 use std::fs;
+use std::sync::Arc;
 
-use cryostore_engine::Silent;
 use cryostore_engine::gc::{GcOptions, collect};
-use cryostore_tests::Place;
+use cryostore_engine::{ImportOptions, Kind, Repository, Silent, Source, Store, SystemEnv, import};
 use cryostore_tests::archives::{checkpoint, noise};
+use cryostore_tests::stores::Watched;
+use cryostore_tests::{Place, bytes_of};
+use object_store::memory::InMemory;
 
 #[test]
 fn writes_that_were_cut_off_are_removed_and_foreign_files_stay() {
@@ -105,4 +108,27 @@ fn deleting_all_and_collecting_leaves_an_empty_repository_that_works() {
         again.cost.classes
     );
     assert!(place.bytes_of(&again) == archives[0]);
+}
+
+#[test]
+fn a_collection_that_cannot_read_what_a_deleted_snapshot_needs_right_now_ends_and_frees_nothing() {
+    let watched = Watched::new(Arc::new(InMemory::new()));
+    let store = || Store::new(Arc::new(watched.clone()), "bucket").unwrap();
+    Repository::init(&store(), &SystemEnv::new()).unwrap();
+    let repo = Repository::open(store(), Arc::new(SystemEnv::new()), None).unwrap();
+    let bytes = checkpoint(&noise(40 * 4096, 1), 4096);
+    let source = Source::Stream(Box::new(std::io::Cursor::new(bytes.clone())));
+    let imported = import(&repo, source, &ImportOptions::default(), &Silent).unwrap();
+    let snapshot = imported.snapshot;
+    repo.delete(&[snapshot.id], "test").unwrap();
+    watched.reset();
+    watched.fail_reads_of("manifests/");
+    // Taken for a snapshot that needs nothing, it would lose its packs as soon as it was brought back between the two looks of a run.
+    let failed = collect(&repo, &GcOptions::default(), &Silent).unwrap_err();
+    assert_eq!(failed.kind(), Kind::Unavailable);
+    assert_eq!(watched.writes(), 0);
+    watched.reset();
+    repo.undelete(&snapshot).unwrap();
+    collect(&repo, &GcOptions::default(), &Silent).unwrap();
+    assert!(bytes_of(&repo, &snapshot, &Silent).unwrap() == bytes);
 }

@@ -16,6 +16,7 @@ const STOREYS: &[&[&str]] = &[
     &[
         "ingest", "restore", "gc", "prune", "check", "rebuild", "stats",
     ],
+    &["copy"],
 ];
 
 fn root() -> PathBuf {

@@ -130,8 +130,9 @@ enum Place<'a> {
 pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<(), Failure> {
     let place = place(args)?;
     let repo = context.repository()?;
-    let list = context.snapshots(&repo)?;
-    let record = list.find(&args.snapshot, &args.filter.filter(context.env.now()))?;
+    let filter = args.filter.filter(context.env.now());
+    let found = context.find(&repo, &args.snapshot, &filter)?;
+    let record = &found.snapshot;
     let started = context.env.elapsed();
     let (bytes, unpacked) = write(&repo, record, &place, args.fsync, context)?;
     let took = context.env.elapsed().saturating_sub(started);
@@ -151,7 +152,7 @@ pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<(), Failure> {
         archive: record.archive.clone(),
         seconds: took.as_secs_f64(),
         unpacked,
-        look: (list.id_len(), took),
+        look: (found.id_len, took),
     };
     if matches!(place, Place::Stdout) {
         context.screen.report(&context.output.render(&report));

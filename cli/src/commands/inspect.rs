@@ -133,6 +133,10 @@ impl Report {
         let when =
             |time: &String| format!("{} ({} ago)", day_and_time(time), age(time, self.look.now));
         line(f, "snapshot", &snapshot.id.to_string())?;
+        if let Some(original) = snapshot.original {
+            let text = format!("{} in repository {}", original.id, original.repository);
+            line(f, "copy of", &text)?;
+        }
         line(f, "container", &container(identity))?;
         line(f, "id", &identity.container_id)?;
         line(f, "pod uid", &identity.pod_uid)?;
@@ -282,8 +286,8 @@ impl Report {
 pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<(), Failure> {
     let repo = context.repository()?;
     let now = context.env.now();
-    let list = context.snapshots(&repo)?;
-    let record = list.find(&args.snapshot, &args.filter.filter(now))?;
+    let found = context.find(&repo, &args.snapshot, &args.filter.filter(now))?;
+    let record = &found.snapshot;
     let reader = CheckpointReader::open(&repo, record)?;
     let manifest = reader.manifest();
     let is_member = |stream: &&Stream| matches!(stream.role, Role::Member | Role::Attachment);
@@ -299,7 +303,7 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<(), Failure> 
             .map(Member::from)
             .collect(),
         look: Look {
-            id_len: list.id_len(),
+            id_len: found.id_len,
             now,
             width: Output::width(),
         },

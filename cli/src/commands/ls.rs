@@ -44,7 +44,8 @@ impl fmt::Display for Report {
         if self.snapshots.is_empty() {
             return Ok(());
         }
-        let columns = [
+        let copies = self.snapshots.iter().any(|one| one.original.is_some());
+        let mut columns = vec![
             Column::Left("ID"),
             Column::Right("AGE"),
             Column::Name("NAMESPACE/POD/CONTAINER"),
@@ -52,16 +53,21 @@ impl fmt::Display for Report {
             Column::Right("ADDED"),
             Column::Name("LABELS"),
         ];
+        columns.extend(copies.then_some(Column::Left("COPY OF")));
         let mut table = Table::new(columns, self.look.width);
         for snapshot in &self.snapshots {
-            table.row([
+            let mut row = vec![
                 short(snapshot.id, self.look.id_len),
                 age(&snapshot.created, self.look.now),
                 container(&snapshot.identity),
                 size(snapshot.archive.bytes),
                 size(snapshot.cost.bytes_added),
                 printable(&snapshot.labels.join(", ")),
-            ]);
+            ];
+            let original = snapshot.original.map(|original| original.id);
+            let original = original.map(|id| short(id, self.look.id_len));
+            row.extend(copies.then(|| original.unwrap_or_default()));
+            table.row(row);
         }
         table.fmt(f)
     }

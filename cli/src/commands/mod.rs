@@ -5,6 +5,7 @@
 mod cache;
 mod check;
 mod completions;
+mod copy;
 mod delete;
 mod demo;
 mod export;
@@ -58,6 +59,7 @@ pub(crate) enum Command {
     Repair(repair::RepairArgs),
     Key(key::KeyArgs),
     Optimize(optimize::OptimizeArgs),
+    Copy(copy::CopyArgs),
     RebuildIndex(rebuild_index::RebuildIndexArgs),
     Cache(cache::CacheArgs),
     Demo(demo::DemoArgs),
@@ -84,6 +86,7 @@ impl Command {
             Self::Check(args) => check::run(&args, context),
             Self::Repair(args) => repair::run(&args, context),
             Self::Key(args) => key::run(&args, context).map(done),
+            Self::Copy(args) => copy::run(&args, context).map(done),
             Self::Optimize(args) => optimize::run(&args, context).map(done),
             Self::RebuildIndex(args) => rebuild_index::run(&args, context).map(done),
             Self::Cache(args) => cache::run(&args, context).map(done),

@@ -60,10 +60,11 @@ impl fmt::Display for Report {
 
 pub(crate) fn pin(args: &PinArgs, context: &Context) -> Result<(), Failure> {
     let repo = context.repository()?;
-    let list = context.snapshots(&repo)?;
-    let mut pinned = Vec::new();
+    let (mut pinned, mut id_len) = (Vec::new(), 0);
     for text in &args.snapshots {
-        pinned.push(list.find(text, &Filter::default())?.id);
+        let found = context.find(&repo, text, &Filter::default())?;
+        pinned.push(found.snapshot.id);
+        id_len = found.id_len;
     }
     for id in &pinned {
         repo.pin(*id, &args.reason)?;
@@ -71,7 +72,7 @@ pub(crate) fn pin(args: &PinArgs, context: &Context) -> Result<(), Failure> {
     context.output.show(&Report {
         pinned,
         unpinned: Vec::new(),
-        id_len: list.id_len(),
+        id_len,
     })
 }
 

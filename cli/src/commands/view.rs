@@ -2,7 +2,7 @@
 
 use cryostore_engine::format::SnapshotId;
 use cryostore_engine::format::snapshot::{
-    Archive, Classes, Identity, Origin, Producer, SnapshotRecord,
+    Archive, Classes, Identity, Origin, Original, Producer, SnapshotRecord,
 };
 use serde::Serialize;
 
@@ -22,6 +22,8 @@ pub(crate) struct SnapshotView {
     pub(crate) requires: Option<SnapshotId>,
     pub(crate) attachments: Vec<String>,
     pub(crate) warnings: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) original: Option<Original>,
 }
 
 /// What the import cost.
@@ -63,6 +65,7 @@ impl From<&SnapshotRecord> for SnapshotView {
                 .map(|attachment| attachment.name.clone())
                 .collect(),
             warnings: record.warnings.clone(),
+            original: record.original,
         }
     }
 }

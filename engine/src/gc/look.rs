@@ -1,10 +1,12 @@
 //! Owns what a collection sees (protocol, C1 to C3): which objects there are, who is at work, and what is needed.
 //!
-//! Always: looks in the order that the protocol's argument needs: index segments, manifests, collection records, packs, then sessions, then snapshots, then pins. If a snapshot that is needed cannot be
+//! Always: looks in the order that the protocol's argument needs: index segments, manifests, collection records, packs, then sessions, then snapshots (of those that are listed then, what is known of them as
+//! they are), then pins. If a snapshot that is needed cannot be
 //! read, it is an error: what it needs is not known. Never: changes anything, but for sessions that are over.
 
 use std::collections::{HashMap, HashSet};
 
+use cryostore_format::catalogue::Remembered;
 use cryostore_format::collection::CollectionRecord;
 use cryostore_format::session::Place;
 use cryostore_format::snapshot::{Entry, SnapshotRecord};
@@ -20,8 +22,8 @@ use crate::monitor::{Monitor, Phase, keep_going};
 use crate::pack;
 use crate::pack::reading::read_tables;
 use crate::repo::{
-    ManifestName, REWRITTEN, Repository, collection_of, damage_of, deleted_place, deletion_name,
-    is_ours, is_ours_at_root, pinned_by, place_name, place_of,
+    Catalogues, ManifestName, REWRITTEN, Repository, StoredCatalogue, collection_of, damage_of,
+    deleted_place, deletion_name, is_ours, is_ours_at_root, pinned_by, place_name, place_of,
 };
 use crate::store::Listed;
 
@@ -55,7 +57,11 @@ pub(super) struct Seen {
     pub(super) leftover_marks: Vec<(String, u64, &'static str)>,
     /// What writes that were cut off have left in a directory.
     pub(super) leftovers: Vec<Listed>,
-    /// Bytes of what is not listed above.
+    /// Catalogues, as they agree with what there is; in the first look only.
+    pub(super) catalogues: Vec<StoredCatalogue>,
+    /// What they do not have.
+    pub(super) fresh: Vec<Remembered>,
+    /// Bytes of what is not listed above, and of catalogues.
     pub(super) other_bytes: u64,
     pub(super) foreign: Vec<String>,
     pub(super) uses: Uses,
@@ -88,6 +94,8 @@ pub(super) struct Known {
     records: HashMap<Place, SnapshotRecord>,
     tombstones: HashSet<Place>,
     packs: HashMap<ManifestName, Vec<PackId>>,
+    /// Of all catalogues.
+    catalogue_bytes: Option<u64>,
 }
 
 /// C1 to C3. With `uses`, counts how much of each pack is needed.
@@ -214,7 +222,7 @@ fn mark(
     seen: &mut Seen,
     monitor: &dyn Monitor,
 ) -> Result<()> {
-    let places = list_places(repo, seen)?;
+    let (places, catalogues) = list_places(repo, known, seen)?;
     // After the snapshots: who pins looks afterwards whether the snapshot is there, who deletes looks for pins before.
     let pins: HashSet<_> = repo
         .store()
@@ -230,8 +238,9 @@ fn mark(
         })
         .collect();
     let (mut needed, mut rest) = (Vec::new(), HashMap::new());
-    for (place, (len, deleted)) in &places {
-        let Some(record) = entry(repo, *place, *len, *deleted, options, known, seen)? else {
+    for (place, found) in &places {
+        let deleted = found.deleted;
+        let Some(record) = entry(repo, *place, found, &catalogues, options, known, seen)? else {
             if deleted.is_some() && !seen.recorded.contains(place) {
                 let name = deletion_name(*place);
                 let bytes = deleted.unwrap_or_default();
@@ -270,59 +279,105 @@ fn mark(
         }
     }
     for record in rest.values() {
-        let over = over(repo, record, known, seen);
+        let over = over(repo, record, known, seen)?;
         seen.over.insert(Place::of(record), over);
     }
+    seen.catalogues = catalogues.stored;
     mark_needed(repo, &needed, known, uses, seen, monitor)
 }
 
-fn over(repo: &Repository, record: &SnapshotRecord, known: &mut Known, seen: &Seen) -> Over {
+/// What a store does not give right now ends the collection: the snapshot can be brought back before the next look, and would have no packs there.
+fn over(
+    repo: &Repository,
+    record: &SnapshotRecord,
+    known: &mut Known,
+    seen: &Seen,
+) -> Result<Over> {
     let manifests = seen.manifests_of(record);
     let mut packs = Vec::new();
     for name in &manifests {
-        let found = known.packs.entry(*name).or_insert_with(|| {
-            let manifest = repo.manifest_at(record, *name);
-            manifest.map(|manifest| manifest.packs).unwrap_or_default()
-        });
-        packs.extend_from_slice(found);
+        if let Some(found) = known.packs.get(name) {
+            packs.extend_from_slice(found);
+            continue;
+        }
+        match repo.manifest_at(record, *name) {
+            Ok(manifest) => {
+                packs.extend_from_slice(&manifest.packs);
+                known.packs.insert(*name, manifest.packs);
+            }
+            // Nobody can read it, so that nothing comes back by it.
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => {}
+            Err(e) => return Err(e),
+        }
     }
-    Over { manifests, packs }
+    Ok(Over { manifests, packs })
 }
 
-/// The places that there are: bytes of the entry (0: there is none), and of the deletion mark.
-fn list_places(repo: &Repository, seen: &mut Seen) -> Result<HashMap<Place, (u64, Option<u64>)>> {
-    let mut places: HashMap<Place, (u64, Option<u64>)> = HashMap::new();
-    for object in repo.store().list("snapshots")? {
+/// What is at a place.
+#[derive(Debug, Default)]
+struct There {
+    entry: Option<Listed>,
+    /// Bytes of the deletion mark.
+    deleted: Option<u64>,
+}
+
+/// The places that there are and, in the first look, what catalogues know of them.
+fn list_places(
+    repo: &Repository,
+    known: &mut Known,
+    seen: &mut Seen,
+) -> Result<(HashMap<Place, There>, Catalogues)> {
+    let listed = repo.store().list("snapshots")?;
+    let mut catalogues = Catalogues::default();
+    if known.catalogue_bytes.is_none() {
+        catalogues = repo.catalogues(&listed)?;
+        seen.foreign.append(&mut catalogues.foreign);
+        let bytes = catalogues.stored.iter().map(|stored| stored.bytes);
+        known.catalogue_bytes = Some(bytes.sum());
+    }
+    seen.other_bytes += known.catalogue_bytes.unwrap_or_default();
+    let mut places: HashMap<Place, There> = HashMap::new();
+    for object in listed {
         seen.other_bytes += object.len;
         if let Some(place) = place_of(&object.name) {
-            places.entry(place).or_default().0 = object.len;
+            places.entry(place).or_default().entry = Some(object);
         } else if let Some(place) = deleted_place(&object.name) {
-            places.entry(place).or_default().1 = Some(object.len);
+            places.entry(place).or_default().deleted = Some(object.len);
         } else {
             seen.foreign.push(object.name);
         }
     }
-    Ok(places)
+    Ok((places, catalogues))
 }
 
 /// The record at a place, if there is one that can be read. One that cannot, and is not deleted, ends the collection.
 fn entry(
     repo: &Repository,
     place: Place,
-    len: u64,
-    deleted: Option<u64>,
+    there: &There,
+    catalogues: &Catalogues,
     options: &GcOptions,
     known: &mut Known,
     seen: &mut Seen,
 ) -> Result<Option<SnapshotRecord>> {
-    if len == 0 || known.tombstones.contains(&place) {
+    let Some(object) = &there.entry else {
+        return Ok(None);
+    };
+    if known.tombstones.contains(&place) {
         return Ok(None);
     }
     if let Some(record) = known.records.get(&place) {
         seen.recorded.insert(place);
         return Ok(Some(record.clone()));
     }
-    match repo.checked_entry(place) {
+    let found = match catalogues.entry(place) {
+        Some(entry) => Ok(entry),
+        None => repo.remember(object, place).map(|(entry, fresh)| {
+            seen.fresh.extend(fresh.filter(|_| repo.has_catalogues()));
+            entry
+        }),
+    };
+    match found {
         Ok(Entry::Snapshot(record)) => {
             seen.recorded.insert(place);
             known.records.insert(place, (*record).clone());
@@ -338,13 +393,16 @@ fn entry(
             };
             if may_go {
                 let reason = "the snapshot was deleted, or its import given up";
-                seen.leftover_marks.push((place_name(place), len, reason));
+                seen.leftover_marks
+                    .push((place_name(place), object.len, reason));
             }
             Ok(None)
         }
         Err(e) if e.kind() == Kind::NotFound => Ok(None),
         // Nobody can bring back what cannot be read; but what does not answer right now is no damage, and what was brought back is not deleted.
-        Err(e) if e.kind() == Kind::Corrupt && deleted.is_some() && repo.is_deleted(place) => {
+        Err(e)
+            if e.kind() == Kind::Corrupt && there.deleted.is_some() && repo.is_deleted(place) =>
+        {
             seen.recorded.insert(place);
             if !in_grace(repo, place, options)? {
                 seen.over.insert(place, Over::default());

@@ -5,6 +5,7 @@
 //!
 //! `look` reads, `plan` decides (pure), `apply` removes.
 
+mod catalogue;
 mod estimate;
 mod leave;
 mod look;
@@ -236,6 +237,12 @@ fn apply(
         repo.store().delete(&deletion_name(*place))?;
     }
     remove(awake, &plan.remove, monitor)?;
+    // Nothing rests on it.
+    if let Err(e) = catalogue::write(repo, seen, plan) {
+        monitor.warning(&format!(
+            "no catalogue was put, so that `ls` on a fresh node takes longer: {e}"
+        ));
+    }
     for done in plan.done.chunks(format_limits::DONE_MAX) {
         repo.put_collection(|record| record.done = done.to_vec())?;
     }

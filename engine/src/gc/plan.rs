@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use cryostore_format::session::Place;
 use cryostore_format::{CollectionId, PackId};
 
+use super::catalogue::{self, Chosen};
 use super::look::{Over, Seen};
 use super::sparse::SparsePack;
 use super::{Garbage, LEFTOVER, leave, segments as merged};
@@ -32,6 +33,8 @@ pub(super) struct Plan {
     pub(super) done: Vec<CollectionId>,
     /// Packs that imports leave behind.
     pub(super) leaving: Vec<SparsePack>,
+    /// Which catalogues go, and which are merged.
+    pub(super) catalogues: Chosen,
     /// Bytes of all that stays.
     pub(super) kept_bytes: u64,
 }
@@ -107,7 +110,10 @@ pub(super) fn plan(seen: &Seen, leaving: Option<Vec<SparsePack>>) -> Plan {
                 .push(Garbage::new(left.name.clone(), left.len, LEFTOVER));
         }
     }
-    plan.kept_bytes += seen.other_bytes;
+    plan.catalogues = catalogue::choose(&seen.catalogues, seen.fresh.len());
+    let removed = catalogue::to_remove(seen, &plan.catalogues);
+    plan.kept_bytes += seen.other_bytes - removed.iter().map(|gone| gone.bytes).sum::<u64>();
+    plan.remove.extend(removed);
     plan.leaving = leaving.unwrap_or_else(|| leave::choose(seen));
     records_to_remove(seen, &free_places, &mut plan);
     plan

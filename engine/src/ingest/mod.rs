@@ -6,6 +6,7 @@
 //! One thread reads and digests slabs; this one cuts and compares them; rayon hashes, compresses and reads back; packs go to the store beside all that.
 
 mod base;
+mod carried;
 mod deltas;
 mod facts;
 mod frames;
@@ -42,6 +43,7 @@ use stream::StreamSpec;
 use tar_front::TarFront;
 use writer::Writer;
 
+pub(crate) use carried::{Carried, import_carried, looks_at};
 pub use optimize::{Optimized, Order, optimize};
 pub use repack::{Repacked, repack};
 pub use source::Source;
@@ -101,7 +103,7 @@ pub fn import(
     opened
         .look_ahead(&mut facts)
         .map_err(|e| unreadable(&opened.name, e))?;
-    let plan = Plan::new(repo, &facts, options, monitor)?;
+    let plan = Plan::new(repo, &facts, options, None, monitor)?;
     let whose = plan.whose();
     run(repo, opened, facts, plan, options, monitor).map_err(|e| explain(repo, whose, e))
 }
@@ -269,6 +271,8 @@ struct Plan<'r> {
     identity: Identity,
     snapshot: SnapshotId,
     started: std::time::Duration,
+    /// Of a copy, what it keeps.
+    carried: Option<&'r Carried>,
 }
 
 /// What the archive turned out to be.
@@ -327,13 +331,17 @@ impl<'r> Plan<'r> {
         repo: &'r Repository,
         facts: &Facts,
         options: &ImportOptions,
+        carried: Option<&'r Carried>,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
         repo.require(Role::Write)?;
         check_options(options)?;
         keep_going(monitor)?;
         let started = repo.env().elapsed();
-        let who = identity(facts, options);
+        let who = match carried {
+            Some(carried) => carried.identity().clone(),
+            None => identity(facts, options),
+        };
         let known = [&who.namespace, &who.pod, &who.container]
             .iter()
             .any(|name| !name.is_empty());
@@ -353,6 +361,7 @@ impl<'r> Plan<'r> {
             identity: who,
             snapshot,
             started,
+            carried,
         })
     }
 
@@ -416,9 +425,7 @@ impl<'r> Plan<'r> {
         let record = match &options.base {
             BaseChoice::None => None,
             BaseChoice::Newest => self.newest(repo, monitor)?,
-            BaseChoice::Snapshot(text) => {
-                Some(repo.snapshots()?.find(text, &Filter::default())?.clone())
-            }
+            BaseChoice::Snapshot(text) => Some(repo.find(text, &Filter::default())?.snapshot),
         };
         let Some(record) = record else {
             return Ok(None);
@@ -462,7 +469,10 @@ impl<'r> Plan<'r> {
         if !facts.is_checkpoint() {
             facts.warn("there are no CRIU images in it; it is stored as it is");
         }
-        let parent = self.parent(repo, &maps, options, &mut facts)?;
+        let parent = match self.carried {
+            Some(carried) => carried.parent(&self.session.terms())?,
+            None => self.parent(repo, &maps, options, &mut facts)?,
+        };
         let page_size = maps
             .iter()
             .find(|map| !map.stale)
@@ -508,7 +518,10 @@ impl<'r> Plan<'r> {
             warnings.truncate(limits::WARNINGS);
             warnings.push("and more warnings".to_owned());
         }
-        warnings.iter().for_each(|warning| monitor.warning(warning));
+        // Those of a copy were told when it was imported.
+        if self.carried.is_none() {
+            warnings.iter().for_each(|warning| monitor.warning(warning));
+        }
         let elapsed = repo.env().elapsed().saturating_sub(self.started);
         let snapshot = SnapshotRecord {
             id: self.snapshot,
@@ -534,6 +547,11 @@ impl<'r> Plan<'r> {
             group: options.group.clone(),
             attachments,
             warnings,
+            original: None,
+        };
+        let snapshot = match self.carried {
+            Some(carried) => carried.keep(snapshot)?,
+            None => snapshot,
         };
         keep_going(monitor)?;
         // A deletion looks for who needs a snapshot before it takes it; the other way round, this looks once more. What is between this look and the commit
@@ -578,10 +596,9 @@ impl<'r> Plan<'r> {
             .fold(0, |sum, map| sum.saturating_add(parent_pages(map)));
         let list = match &options.criu_parent {
             Some(text) => {
-                let list = repo.snapshots()?;
-                let record = list.find(text, &Filter::default())?.clone();
+                let found = repo.find(text, &Filter::default())?;
                 SnapshotList {
-                    snapshots: vec![record],
+                    snapshots: vec![found.snapshot],
                     ..SnapshotList::default()
                 }
             }

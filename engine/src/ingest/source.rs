@@ -111,6 +111,23 @@ impl Opened {
         }
     }
 
+    /// Bytes that are the archive itself, whatever they begin with.
+    pub(super) fn archive(
+        bytes: Box<dyn Read + Send>,
+        kind: ArchiveKind,
+        total: u64,
+        name: String,
+    ) -> Self {
+        Self {
+            head: std::io::Cursor::default(),
+            bytes: Bytes::Stream(bytes),
+            kind,
+            total: Some(total),
+            name,
+            watched: None,
+        }
+    }
+
     fn file(path: PathBuf, facts: &mut Facts) -> Result<Self> {
         let name = path.display().to_string();
         let failed = |e| Error::io(&name, e);

@@ -63,7 +63,7 @@ impl<'r> StreamImport<'r> {
             ..options
         };
         let facts = Facts::default();
-        let plan = Plan::new(repo, &facts, &options, monitor)?;
+        let plan = Plan::new(repo, &facts, &options, None, monitor)?;
         let mut writer = Writer::new(repo, plan.session.terms(), None, false, monitor);
         // The layout is stream 0, and its bytes are known last.
         let layout = writer.open(StreamSpec {

@@ -47,6 +47,7 @@ fn record(n: u8, container: &str, hours: i64) -> SnapshotRecord {
         group: None,
         attachments: Vec::new(),
         warnings: Vec::new(),
+        original: None,
     }
 }
 

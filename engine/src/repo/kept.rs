@@ -1,4 +1,4 @@
-//! Owns this node's copies of small objects that do not change: the records of snapshots and of collections.
+//! Owns this node's copies of small objects that do not change: the records of snapshots and of collections, and catalogues.
 //!
 //! Always: a copy is the object's own bytes, as sealed as they are, and stands for the object only while the store lists it with the tag and the length that it had; what the
 //! copy says is checked as if it had just been read. So a tombstone that took a record's place, at whatever length, is seen. Never: kept of a directory, where a list costs as much
@@ -31,18 +31,35 @@ impl Repository {
         limit: u64,
         decode: impl Fn(&[u8]) -> Result<T>,
     ) -> Result<T> {
-        let open = |stored: &[u8]| {
-            let envelope = self.vault().open(&object.name, stored)?;
-            decode(&envelope)
-        };
-        if let Some(copy) = self.copy_of(object) {
-            match open(&copy) {
-                Ok(found) => return Ok(found),
-                Err(e) => tracing::debug!("the copy of {} is damaged: {e}", object.name),
-            }
+        if let Some(found) = self.copied(object, &decode) {
+            return Ok(found);
         }
+        self.read_and_keep(object, limit, decode)
+    }
+
+    /// The same, if this node has a copy of it.
+    pub(super) fn copied<T>(
+        &self,
+        object: &Listed,
+        decode: impl Fn(&[u8]) -> Result<T>,
+    ) -> Option<T> {
+        let copy = self.copy_of(object)?;
+        let found = self.vault().open(&object.name, &copy);
+        found
+            .and_then(|envelope| decode(&envelope))
+            .inspect_err(|e| tracing::debug!("the copy of {} is damaged: {e}", object.name))
+            .ok()
+    }
+
+    /// The same, of which this node has no copy.
+    pub(super) fn read_and_keep<T>(
+        &self,
+        object: &Listed,
+        limit: u64,
+        decode: impl Fn(&[u8]) -> Result<T>,
+    ) -> Result<T> {
         let stored = self.vault().get(&object.name, limit)?;
-        let found = open(&stored)?;
+        let found = decode(&self.vault().open(&object.name, &stored)?)?;
         if stored.len() as u64 == object.len {
             self.keep(&object.name, object.tag.as_deref(), &stored);
         }

@@ -141,11 +141,7 @@ impl Repository {
             return Err(too_late("a collection has given it up".to_owned()));
         }
         if let Some(needed) = snapshot.requires
-            && !self
-                .snapshots()?
-                .snapshots
-                .iter()
-                .any(|record| record.id == needed)
+            && !self.is_there(needed)?
         {
             let text = format!("snapshot {} needs {needed}, which is deleted", snapshot.id);
             return Err(Error::new(Kind::Conflict, text)
@@ -176,12 +172,7 @@ impl Repository {
         self.require(Role::Write)?;
         self.put_mark(MarkKind::Pin, &pin_name(id), id, reason)?;
         // A deletion may have come between the caller's look and the pin.
-        if self
-            .snapshots()?
-            .snapshots
-            .iter()
-            .any(|record| record.id == id)
-        {
+        if self.is_there(id)? {
             return Ok(());
         }
         Err(Error::new(Kind::Conflict, format!("snapshot {id} was deleted meanwhile"))

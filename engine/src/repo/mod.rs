@@ -3,10 +3,12 @@
 //! Always: a checkpoint is stored if and only if its snapshot record is there; the record comes last. Never: decides anything by a clock or a host name.
 
 mod bases;
+mod catalogue;
 mod collections;
 mod commit;
 mod copies;
 mod damage;
+mod find;
 mod kept;
 mod keys;
 mod manifests;
@@ -32,9 +34,11 @@ use crate::error::{Error, Kind, Result};
 use crate::memory::Memory;
 use crate::store::{Store, Vault};
 
+pub(crate) use catalogue::{Catalogues, Stored as StoredCatalogue};
 pub(crate) use collections::{collection_name, collection_of};
 pub use copies::{CacheUse, Kept};
 pub(crate) use damage::{damage_name, damage_of};
+pub use find::Found;
 pub(crate) use keys::object_name as key_name;
 pub use keys::{KeyFile, KeyKind, NewKey, Rotated, StoredKey, Unlock};
 pub(crate) use manifests::REWRITTEN;
@@ -92,8 +96,9 @@ pub(crate) fn is_ours_at_root(object: &str) -> bool {
 
 /// True for the name of a directory, right below the root, whose objects are ours, of this version or a later one.
 pub(crate) fn is_ours(directory: &str) -> bool {
-    let reserved = ["catalogue", "moves", "probe"];
-    KNOWN.contains(&directory) || reserved.contains(&directory)
+    // Catalogues are of buckets, which have no directories that are made.
+    let others = ["catalogue", "moves", "probe"];
+    KNOWN.contains(&directory) || others.contains(&directory)
 }
 
 impl Repository {

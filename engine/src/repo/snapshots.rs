@@ -112,14 +112,14 @@ pub struct SnapshotList {
 }
 
 impl SnapshotList {
-    /// The snapshot that `text` means: `latest` (of those that `filter` lets through), an id, or the first characters of one.
+    /// The snapshot that `text` means: `latest` (of those that `filter` lets through), an id, or the first characters of one; if there is none, that of which a copy was made.
     pub fn find(&self, text: &str, filter: &Filter) -> Result<&SnapshotRecord> {
-        let mut wanted = self
-            .snapshots
-            .iter()
-            .filter(|record| filter.matches(record));
+        let wanted = || {
+            let all = self.snapshots.iter();
+            all.filter(|record| filter.matches(record))
+        };
         if text == "latest" {
-            return wanted.next().ok_or_else(|| {
+            return wanted().next().ok_or_else(|| {
                 let detail = if filter.is_empty() {
                     "there are no snapshots"
                 } else {
@@ -128,28 +128,21 @@ impl SnapshotList {
                 Error::new(Kind::NotFound, detail).hint("`cryostore ls` lists what there is")
             });
         }
-        if text.len() < 4 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(Error::new(Kind::Invalid, format!("`{text}` is no snapshot id"))
-                .hint("say `latest`, or at least the first 4 characters of an id that `cryostore ls` shows"));
+        let text = start_of_id(text)?;
+        let by = |id: fn(&SnapshotRecord) -> Option<SnapshotId>| -> Vec<_> {
+            let starts = |id: SnapshotId| id.to_string().starts_with(&text);
+            wanted()
+                .filter(|record| id(record).is_some_and(starts))
+                .collect()
+        };
+        let mut found = by(|record| Some(record.id));
+        if found.is_empty() {
+            found = by(|record| Some(record.original?.id));
         }
-        let text = text.to_ascii_lowercase();
-        let found: Vec<_> = wanted
-            .filter(|record| record.id.to_string().starts_with(&text))
-            .collect();
         match found[..] {
             [one] => Ok(one),
-            [] => Err(
-                Error::new(Kind::NotFound, format!("there is no snapshot {text}"))
-                    .hint("`cryostore ls` lists what there is"),
-            ),
-            _ => {
-                let ids: Vec<_> = found.iter().map(|record| record.id.to_string()).collect();
-                Err(Error::new(
-                    Kind::Invalid,
-                    format!("{text} could be any of {}", ids.join(", ")),
-                )
-                .hint("say more of it"))
-            }
+            [] => Err(no_snapshot(&text)),
+            _ => Err(several(&text, found.iter().map(|record| record.id))),
         }
     }
 
@@ -204,25 +197,46 @@ impl SnapshotList {
     /// How many characters tell all ids apart, eight at least.
     #[must_use]
     pub fn id_len(&self) -> usize {
-        let mut ids: Vec<_> = self
-            .snapshots
-            .iter()
-            .map(|record| record.id.to_string())
-            .collect();
-        ids.sort_unstable();
-        let common = |pair: &[String]| {
-            pair[0]
-                .bytes()
-                .zip(pair[1].bytes())
-                .take_while(|(a, b)| a == b)
-                .count()
-        };
-        ids.windows(2)
-            .map(|pair| common(pair) + 1)
-            .max()
-            .unwrap_or(0)
-            .max(SHORT)
+        id_len(self.snapshots.iter().map(|record| record.id))
     }
+}
+
+/// How many characters tell these ids apart, eight at least.
+pub(super) fn id_len(ids: impl Iterator<Item = SnapshotId>) -> usize {
+    let mut ids: Vec<_> = ids.map(|id| id.to_string()).collect();
+    ids.sort_unstable();
+    let common = |pair: &[String]| {
+        pair[0]
+            .bytes()
+            .zip(pair[1].bytes())
+            .take_while(|(a, b)| a == b)
+            .count()
+    };
+    ids.windows(2)
+        .map(|pair| common(pair) + 1)
+        .max()
+        .unwrap_or(0)
+        .max(SHORT)
+}
+
+/// The first characters of an id, as ids are written.
+pub(super) fn start_of_id(text: &str) -> Result<String> {
+    if text.len() < 4 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(Error::new(Kind::Invalid, format!("`{text}` is no snapshot id"))
+            .hint("say `latest`, or at least the first 4 characters of an id that `cryostore ls` shows"));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+pub(super) fn no_snapshot(text: &str) -> Error {
+    Error::new(Kind::NotFound, format!("there is no snapshot {text}"))
+        .hint("`cryostore ls` lists what there is")
+}
+
+pub(super) fn several(text: &str, ids: impl Iterator<Item = SnapshotId>) -> Error {
+    let ids: Vec<_> = ids.map(|id| id.to_string()).collect();
+    let text = format!("{text} could be any of {}", ids.join(", "));
+    Error::new(Kind::Invalid, text).hint("say more of it")
 }
 
 impl Repository {
@@ -262,15 +276,21 @@ impl Repository {
             .iter()
             .filter_map(|object| deleted_place(&object.name))
             .collect();
-        for object in objects {
-            let Some(place) = place_of(&object.name) else {
-                continue;
-            };
-            let is_deleted = deleted.contains(&place);
-            if is_deleted && !deleted_too {
-                continue;
+        let mut wanted = Vec::new();
+        for object in &objects {
+            if let Some(place) = place_of(&object.name)
+                && (deleted_too || !deleted.contains(&place))
+            {
+                let copied = self.copied(object, |bytes| entry_at(place, bytes));
+                wanted.push((object, place, copied));
             }
-            match self.listed_entry(&object, place) {
+        }
+        let needed = wanted.iter().filter(|(.., copied)| copied.is_none());
+        let catalogues = self.catalogues_for(needed.count(), &objects);
+        for (object, place, copied) in wanted {
+            let is_deleted = deleted.contains(&place);
+            let known = copied.or_else(|| catalogues.entry(place));
+            match known.map_or_else(|| self.unknown_entry(object, place), Ok) {
                 Ok(Entry::Tombstone(tombstone)) => out.tombstones.push((place, tombstone)),
                 Ok(Entry::Snapshot(record)) if is_deleted => {
                     let mark = self.deletion(place);
@@ -285,20 +305,21 @@ impl Repository {
                 // Removed since it was listed.
                 Err(e) if e.kind() == Kind::NotFound => {}
                 Err(_) if is_deleted => out.damaged_deleted.push(place),
-                Err(e) => out.damaged.push((object.name, e)),
+                Err(e) => out.damaged.push((object.name.clone(), e)),
             }
         }
         out.sort();
         Ok((out, deleted))
     }
 
-    /// What is at a place. A record is believed only if it says the same place as its name.
-    pub(crate) fn checked_entry(&self, place: Place) -> Result<Entry> {
-        let bytes = self.read_object(&place_name(place), format_limits::RECORD_MAX)?;
-        entry_at(place, &bytes)
+    /// What is at a place whose object was listed, and of which nothing is known here.
+    fn unknown_entry(&self, object: &Listed, place: Place) -> Result<Entry> {
+        self.read_and_keep(object, format_limits::RECORD_MAX, |bytes| {
+            entry_at(place, bytes)
+        })
     }
 
-    /// The same of a place whose object was listed; this node may have a copy of it.
+    /// What is at a place whose object was listed; this node may have a copy of it.
     pub(super) fn listed_entry(&self, object: &Listed, place: Place) -> Result<Entry> {
         self.read_listed(object, format_limits::RECORD_MAX, |bytes| {
             entry_at(place, bytes)
@@ -308,6 +329,11 @@ impl Repository {
 
 fn entry_at(place: Place, bytes: &[u8]) -> Result<Entry> {
     let entry = Entry::decode(bytes).map_err(|e| Error::stored(place_name(place), e))?;
+    of_place(place, entry)
+}
+
+/// An entry that was read at a place, if it says that it is of this place.
+pub(super) fn of_place(place: Place, entry: Entry) -> Result<Entry> {
     match &entry {
         Entry::Snapshot(record) if Place::of(record) != place => Err(Error::new(
             Kind::Corrupt,

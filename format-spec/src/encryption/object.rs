@@ -24,6 +24,7 @@ const fn kind_of(kind: ObjectType) -> Option<SealKind> {
         ObjectType::Collection => SealKind::Collection,
         ObjectType::Deletion => SealKind::Deletion,
         ObjectType::Pin => SealKind::Pin,
+        ObjectType::Catalogue => SealKind::Catalogue,
         ObjectType::Damage => SealKind::Damage,
         ObjectType::Key => return None,
     })

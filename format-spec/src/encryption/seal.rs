@@ -45,6 +45,8 @@ pub enum SealKind {
     Deletion = 8,
     /// `pins/…`
     Pin = 9,
+    /// `catalogue/…`
+    Catalogue = 10,
     /// `gc/damaged/…`
     Damage = 11,
     /// A frame of a pack.
@@ -53,7 +55,7 @@ pub enum SealKind {
     Directory = 33,
 }
 
-const KINDS: [SealKind; 12] = [
+const KINDS: [SealKind; 13] = [
     SealKind::Segment,
     SealKind::Manifest,
     SealKind::Snapshot,
@@ -63,6 +65,7 @@ const KINDS: [SealKind; 12] = [
     SealKind::Key,
     SealKind::Deletion,
     SealKind::Pin,
+    SealKind::Catalogue,
     SealKind::Damage,
     SealKind::Frame,
     SealKind::Directory,
@@ -91,6 +94,7 @@ impl SealKind {
             Self::Key => contexts!("key ring"),
             Self::Deletion => contexts!("deletion mark"),
             Self::Pin => contexts!("pin"),
+            Self::Catalogue => contexts!("catalogue"),
             Self::Damage => contexts!("damage record"),
             Self::Frame => contexts!("frame"),
             Self::Directory => contexts!("directory"),
@@ -109,6 +113,7 @@ impl SealKind {
             Self::Key => "key",
             Self::Deletion => "deletion mark",
             Self::Pin => "pin",
+            Self::Catalogue => "catalogue",
             Self::Damage => "damage record",
             Self::Frame => "frame",
             Self::Directory => "pack directory",

@@ -1,9 +1,10 @@
 //! What the golden vectors hold, as values.
 
+use cryostore_format::catalogue::{Catalogue, Remembered};
 use cryostore_format::collection::CollectionRecord;
 use cryostore_format::damaged::{DamageRecord, Extent};
 use cryostore_format::delta::{BaseRun, DeltaFrame, DeltaTable, Deltas, TablePack};
-use cryostore_format::envelope::Codec;
+use cryostore_format::envelope::{Codec, ObjectType};
 use cryostore_format::manifest::{
     AddressRun, Body, Layout, Manifest, MapOf, PageMap, Piece, Role, RunPlace, Stream, StreamIndex,
     Transform,
@@ -17,7 +18,7 @@ use cryostore_format::segment::{PackIds, Segment};
 use cryostore_format::session::{Place, SessionRecord, Work};
 use cryostore_format::snapshot::{
     Archive, ArchiveKind, Attachment, ClassCount, Classes, Compression, Cost, Identity,
-    ManifestRef, Origin, Outer, Producer, SnapshotRecord, Tombstone,
+    ManifestRef, Origin, Original, Outer, Producer, SnapshotRecord, Tombstone,
 };
 use cryostore_format::{
     ChunkHash, ChunkId, CollectionId, Digest, IdKey, Lineage, ManifestId, PackId, RepositoryId,
@@ -469,6 +470,17 @@ pub fn snapshot() -> SnapshotRecord {
             bytes: 77,
         }],
         warnings: vec!["a \"strange\" page map".to_owned()],
+        original: None,
+    }
+}
+
+pub fn snapshot_copied() -> SnapshotRecord {
+    SnapshotRecord {
+        original: Some(Original {
+            id: SnapshotId::from_bytes([0x54; 16]),
+            repository: RepositoryId::from_bytes([0x12; 16]),
+        }),
+        ..snapshot_minimal()
     }
 }
 
@@ -594,5 +606,36 @@ pub fn mark() -> Mark {
         created: "2026-11-20T13:00:00Z".to_owned(),
         owner: "node-1, process 7".to_owned(),
         reason: "deleted".to_owned(),
+    }
+}
+
+/// A record with a key that nobody knows, and a tombstone.
+pub fn catalogue() -> Catalogue {
+    let record = serde_json::to_value(snapshot_minimal());
+    let mut record = record.unwrap();
+    record["from_the_future"] = serde_json::json!({"a": 1});
+    let place = Place::of(&snapshot_minimal());
+    let mut tombstone = tombstone();
+    tombstone.id = SnapshotId::from_bytes([0xff; 16]);
+    Catalogue {
+        entries: vec![
+            Remembered {
+                place,
+                kind: ObjectType::Snapshot,
+                stored_len: 734,
+                tag: "6654c734ccab8f440ff0825eb443dc7f".to_owned(),
+                content: record.to_string().into_bytes(),
+            },
+            Remembered {
+                place: Place {
+                    snapshot: tombstone.id,
+                    ..place
+                },
+                kind: ObjectType::Tombstone,
+                stored_len: 190,
+                tag: "0x8DCE1F5B2A3C4D0".to_owned(),
+                content: serde_json::to_vec(&tombstone).unwrap(),
+            },
+        ],
     }
 }

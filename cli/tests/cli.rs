@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
+use place::Place;
 use serde_json::Value;
-use tempfile::TempDir;
+
+mod place;
 
 const COMMANDS: [&str; 17] = [
     "init",
@@ -27,72 +28,17 @@ const COMMANDS: [&str; 17] = [
     "man",
 ];
 
-/// A home without settings, and a place for a repository.
-struct Place {
-    dir: TempDir,
+fn with_repository() -> Place {
+    let place = Place::new();
+    place.run(&["init"], 0);
+    place
 }
 
-impl Place {
-    fn new() -> Self {
-        Self {
-            dir: TempDir::new().unwrap(),
-        }
-    }
-
-    fn with_repository() -> Self {
-        let place = Self::new();
-        place.run(&["init"], 0);
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::cargo_bin("cryostore").unwrap();
-        command.current_dir(self.dir.path()).args(arguments);
-        for variable in [
-            "XDG_CONFIG_HOME",
-            "XDG_CACHE_HOME",
-            "CRYOSTORE_CACHE_DIR",
-            "CRYOSTORE_LOG",
-        ] {
-            command.env_remove(variable);
-        }
-        command
-            .env("HOME", self.dir.path())
-            .env("CRYOSTORE_STORAGE", self.path("repository"));
-        command
-    }
-
-    /// Runs it and demands the exit code; standard output and standard error come back.
-    fn run(&self, arguments: &[&str], code: i32) -> (String, String) {
-        let output = self.command(arguments).output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        let (out, err) = (text(output.stdout), text(output.stderr));
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "{arguments:?}\n{out}\n{err}"
-        );
-        (out, err)
-    }
-
-    /// Runs it with `--json` and demands a document of the schema that we know.
-    fn json(&self, arguments: &[&str], code: i32) -> Value {
-        let document: Value =
-            serde_json::from_str(&self.run(&[arguments, &["--json"]].concat(), code).0).unwrap();
-        assert_eq!(document["schema"], 1, "{arguments:?}");
-        document
-    }
-
-    fn import(&self, seed: u8, arguments: &[&str]) -> String {
-        let name = format!("{seed}.tar");
-        std::fs::write(self.path(&name), tar(seed)).unwrap();
-        let report = self.json(&[&["import", &name], arguments].concat(), 0);
-        report["snapshot"].as_str().unwrap().to_owned()
-    }
+fn import(place: &Place, seed: u8, arguments: &[&str]) -> String {
+    let name = format!("{seed}.tar");
+    std::fs::write(place.path(&name), tar(seed)).unwrap();
+    let report = place.json(&[&["import", &name], arguments].concat(), 0);
+    report["snapshot"].as_str().unwrap().to_owned()
 }
 
 /// A tar of two members.
@@ -148,8 +94,9 @@ fn every_command_has_help_with_examples() {
 
 #[test]
 fn an_archive_goes_in_and_comes_back_until_it_is_deleted() {
-    let place = Place::with_repository();
-    let first = place.import(
+    let place = with_repository();
+    let first = import(
+        &place,
         1,
         &[
             "--pod",
@@ -162,7 +109,7 @@ fn an_archive_goes_in_and_comes_back_until_it_is_deleted() {
             "why=test",
         ],
     );
-    let second = place.import(2, &["--container", "other"]);
+    let second = import(&place, 2, &["--container", "other"]);
 
     let list = place.json(&["ls"], 0);
     let ids: Vec<_> = list["snapshots"]
@@ -265,7 +212,7 @@ fn an_archive_goes_in_and_comes_back_until_it_is_deleted() {
 
 #[test]
 fn a_tar_on_standard_input_is_taken() {
-    let place = Place::with_repository();
+    let place = with_repository();
     let output = place
         .command(&["import", "-", "--json", "--label", "piped"])
         .write_stdin(tar(3))
@@ -299,7 +246,7 @@ fn a_tar_on_standard_input_is_taken() {
 
 #[test]
 fn an_empty_list_is_a_success() {
-    let place = Place::with_repository();
+    let place = with_repository();
     let (out, err) = place.run(&["ls"], 0);
     assert!(
         out.is_empty() && err.contains("cryostore import"),
@@ -368,8 +315,8 @@ fn failures_say_what_to_do_and_have_their_exit_codes() {
 
 #[test]
 fn damage_is_found_and_gives_exit_code_5() {
-    let place = Place::with_repository();
-    let id = place.import(1, &[]);
+    let place = with_repository();
+    let id = import(&place, 1, &[]);
     let manifests = place.path("repository/manifests");
     let manifest = std::fs::read_dir(manifests)
         .unwrap()
@@ -392,8 +339,8 @@ fn damage_is_found_and_gives_exit_code_5() {
 
 #[test]
 fn what_is_lost_is_named_and_healed_by_a_second_import() {
-    let place = Place::with_repository();
-    let id = place.import(1, &[]);
+    let place = with_repository();
+    let id = import(&place, 1, &[]);
     let verified = &place.json(&["check", "--read-data-subset", "5%"], 0)["verified"];
     assert_eq!(
         (verified["now"].as_u64(), verified["of"].as_u64()),
@@ -410,7 +357,7 @@ fn what_is_lost_is_named_and_healed_by_a_second_import() {
     assert_eq!(dry["lost"][0]["id"], id.as_str());
     let (text, _) = place.run(&["repair"], 5);
     assert!(text.contains("LOST") && text.contains(&id[..8]), "{text}");
-    let second = place.import(1, &[]);
+    let second = import(&place, 1, &[]);
     let report = place.json(&["repair", "--read-data-subset", "0%"], 0);
     assert_eq!(report["healed"][0]["id"], id.as_str());
     assert_eq!(report["healed"][0]["from"], second.as_str());
@@ -492,8 +439,12 @@ fn the_demo_gives_the_same_bytes_back_and_tidies_up() {
 
 #[test]
 fn what_a_name_would_do_to_a_terminal_is_escaped() {
-    let place = Place::with_repository();
-    place.import(1, &["--container", "a\u{1b}[31mb", "--label", "x\ny"]);
+    let place = with_repository();
+    import(
+        &place,
+        1,
+        &["--container", "a\u{1b}[31mb", "--label", "x\ny"],
+    );
     for arguments in [&["ls"][..], &["inspect", "latest"], &["stats"]] {
         let (out, _) = place.run(arguments, 0);
         assert!(

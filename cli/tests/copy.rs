@@ -3,83 +3,40 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use assert_cmd::cargo::CommandCargoExt;
+use place::Place;
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// Two repositories with keys of their own, `here` and `there`; snapshots in the first.
-struct Place {
-    dir: TempDir,
-}
+mod place;
 
-impl Place {
-    fn new() -> Self {
-        let place = Self {
-            dir: TempDir::new().unwrap(),
-        };
-        place.run(&["init"], 0);
-        place.run(&["init", "--storage", "there"], 0);
-        for name in ["one", "two"] {
-            fs::write(place.path("words"), name.repeat(20_000)).unwrap();
-            let mut tar = Command::new("tar");
-            tar.current_dir(place.dir.path())
-                .args(["-cf", "a.tar", "words"]);
-            assert!(tar.status().unwrap().success());
-            place.run(
-                &["import", "a.tar", "--container", name, "--label", name],
-                0,
-            );
-        }
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn run_with(&self, set: &[(&str, &str)], arguments: &[&str], code: i32) -> (String, String) {
-        let mut command = Command::cargo_bin("cryostore").unwrap();
-        command
-            .env_clear()
-            .env("HOME", self.dir.path())
-            .env("PATH", "/usr/bin:/bin")
-            .env("CRYOSTORE_STORAGE", self.path("here"))
-            .envs(set.iter().copied())
-            .current_dir(self.dir.path())
-            .args(arguments)
-            .stdin(Stdio::null());
-        let output = command.output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        let (out, err) = (text(output.stdout), text(output.stderr));
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "{arguments:?}\n{out}\n{err}"
+/// Two repositories with keys of their own, `repository` and `there`; snapshots in the first.
+fn two() -> Place {
+    let place = Place::new();
+    place.run(&["init"], 0);
+    place.run(&["init", "--storage", "there"], 0);
+    for name in ["one", "two"] {
+        fs::write(place.path("words"), name.repeat(20_000)).unwrap();
+        let mut tar = Command::new("tar");
+        tar.current_dir(place.dir.path())
+            .args(["-cf", "a.tar", "words"]);
+        assert!(tar.status().unwrap().success());
+        place.run(
+            &["import", "a.tar", "--container", name, "--label", name],
+            0,
         );
-        (out, err)
     }
-
-    fn run(&self, arguments: &[&str], code: i32) -> (String, String) {
-        self.run_with(&[], arguments, code)
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let arguments = [arguments, &["--json"]].concat();
-        serde_json::from_str(&self.run(&arguments, 0).0).unwrap()
-    }
+    place
 }
 
 #[test]
 fn a_copy_shows_both_ids_and_the_copies_are_listed_with_what_they_are_copies_of() {
-    let place = Place::new();
-    let made = place.json(&["copy", "--to", "there"]);
+    let place = two();
+    let made = place.json(&["copy", "--to", "there"], 0);
     assert_eq!(made["copied"].as_array().unwrap().len(), 2);
     let (id, copy) = (&made["copied"][1]["id"], &made["copied"][1]["copy"]);
     assert_ne!(id, copy);
-    let list = place.json(&["ls", "--storage", "there"]);
+    let list = place.json(&["ls", "--storage", "there"], 0);
     assert_eq!(list["snapshots"][0]["id"], *copy);
     assert_eq!(list["snapshots"][0]["original"]["id"], *id);
     assert_eq!(list["snapshots"][0]["labels"][0], "two");
@@ -97,7 +54,7 @@ fn a_copy_shows_both_ids_and_the_copies_are_listed_with_what_they_are_copies_of(
         text.contains(&format!("copy of     {id} in repository")),
         "{text}"
     );
-    for (storage, out) in [("here", "x.tar"), ("there", "y.tar")] {
+    for (storage, out) in [("repository", "x.tar"), ("there", "y.tar")] {
         place.run(&["export", id, "-o", out, "--storage", storage], 0);
     }
     assert!(fs::read(place.path("x.tar")).unwrap() == fs::read(place.path("y.tar")).unwrap());
@@ -108,24 +65,27 @@ fn a_copy_shows_both_ids_and_the_copies_are_listed_with_what_they_are_copies_of(
 
 #[test]
 fn only_those_are_copied_that_were_said_or_fit_the_filter() {
-    let place = Place::new();
-    let latest = place.json(&["ls"])["snapshots"][0]["id"].clone();
-    let made = place.json(&["copy", "--to", "there", &latest.as_str().unwrap()[..8]]);
+    let place = two();
+    let latest = place.json(&["ls"], 0)["snapshots"][0]["id"].clone();
+    let made = place.json(
+        &["copy", "--to", "there", &latest.as_str().unwrap()[..8]],
+        0,
+    );
     assert_eq!(made["copied"][0]["id"], latest);
     assert_eq!(made["copied"].as_array().unwrap().len(), 1);
-    let made = place.json(&["copy", "--to", "there", "--label", "nobody"]);
+    let made = place.json(&["copy", "--to", "there", "--label", "nobody"], 0);
     assert_eq!(made["copied"].as_array().unwrap().len(), 0);
-    let made = place.json(&["copy", "--to", "there", "--container", "one"]);
+    let made = place.json(&["copy", "--to", "there", "--container", "one"], 0);
     assert_eq!(made["copied"].as_array().unwrap().len(), 1);
     place.run(&["copy", "--to", "there", "00000000"], 3);
-    place.run(&["copy", "--to", "here"], 4);
+    place.run(&["copy", "--to", "repository"], 4);
     place.run(&["copy", "--to", "nowhere"], 3);
     place.run(&["copy"], 2);
 }
 
 #[test]
 fn the_keys_of_the_two_are_told_apart() {
-    let place = Place::new();
+    let place = two();
     fs::write(place.path("words.txt"), "correct horse battery\n").unwrap();
     let init = [
         "init",
@@ -142,7 +102,7 @@ fn the_keys_of_the_two_are_told_apart() {
         keys.join(format!("{}.key", record["id"].as_str().unwrap()))
     };
     // Moved away, they must be said, each of its own repository.
-    for (storage, name) in [("here", "here.key"), ("there", "there.key")] {
+    for (storage, name) in [("repository", "here.key"), ("there", "there.key")] {
         fs::rename(file(storage), place.path(name)).unwrap();
     }
     place.run(&["copy", "--to", "third"], 8);
@@ -176,13 +136,13 @@ fn the_keys_of_the_two_are_told_apart() {
 
 #[test]
 fn what_cannot_be_copied_is_named_and_the_rest_is_there_afterwards() {
-    let place = Place::new();
-    let oldest = place.json(&["ls"])["snapshots"][1]["id"].clone();
-    let inspected = place.json(&["inspect", oldest.as_str().unwrap()]);
+    let place = two();
+    let oldest = place.json(&["ls"], 0)["snapshots"][1]["id"].clone();
+    let inspected = place.json(&["inspect", oldest.as_str().unwrap()], 0);
     assert_eq!(inspected["packs"], 1);
     // The first import's pack is the older one.
     let mut packs = Vec::new();
-    for dir in fs::read_dir(place.path("here/packs")).unwrap() {
+    for dir in fs::read_dir(place.path("repository/packs")).unwrap() {
         for pack in fs::read_dir(dir.unwrap().path()).unwrap() {
             let pack = pack.unwrap();
             packs.push((pack.metadata().unwrap().modified().unwrap(), pack.path()));
@@ -195,6 +155,6 @@ fn what_cannot_be_copied_is_named_and_the_rest_is_there_afterwards() {
     let (out, err) = place.run(&["copy", "--to", "there"], 5);
     assert!(out.contains("was not copied"), "{out}{err}");
     assert!(out.contains("1 copied, 0 there already"), "{out}{err}");
-    let list = place.json(&["ls", "--storage", "there"]);
+    let list = place.json(&["ls", "--storage", "there"], 0);
     assert_eq!(list["snapshots"].as_array().unwrap().len(), 1);
 }

@@ -5,75 +5,36 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use assert_cmd::cargo::CommandCargoExt;
+use place::Place;
 use serde_json::Value;
-use tempfile::TempDir;
 
-struct Place {
-    dir: TempDir,
+mod place;
+
+/// With an archive, `a.tar`.
+fn place() -> Place {
+    let place = Place::new();
+    fs::write(place.path("words"), "correct horse\n").unwrap();
+    let mut tar = Command::new("tar");
+    tar.current_dir(place.dir.path())
+        .args(["-cf", "a.tar", "words"]);
+    assert!(tar.status().unwrap().success());
+    place
 }
 
-impl Place {
-    fn new() -> Self {
-        let dir = TempDir::new().unwrap();
-        fs::write(dir.path().join("words"), "correct horse\n").unwrap();
-        let mut tar = Command::new("tar");
-        tar.current_dir(dir.path()).args(["-cf", "a.tar", "words"]);
-        assert!(tar.status().unwrap().success());
-        Self { dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Runs it with these variables and demands the exit code; standard output and standard error come back.
-    fn run_with(&self, set: &[(&str, &str)], arguments: &[&str], code: i32) -> (String, String) {
-        let mut command = Command::cargo_bin("cryostore").unwrap();
-        command
-            .env_clear()
-            .env("HOME", self.dir.path())
-            .env("PATH", "/usr/bin:/bin")
-            .env("CRYOSTORE_STORAGE", self.path("repository"))
-            .envs(set.iter().copied())
-            .current_dir(self.dir.path())
-            .args(arguments)
-            .stdin(Stdio::null());
-        let output = command.output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        let (out, err) = (text(output.stdout), text(output.stderr));
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "{arguments:?}\n{out}\n{err}"
-        );
-        (out, err)
-    }
-
-    fn run(&self, arguments: &[&str], code: i32) -> (String, String) {
-        self.run_with(&[], arguments, code)
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let arguments = [arguments, &["--json"]].concat();
-        serde_json::from_str(&self.run(&arguments, 0).0).unwrap()
-    }
-
-    /// The key files that `init` made.
-    fn key_files(&self) -> Vec<PathBuf> {
-        let dir = self.path(".config/cryostore/keys");
-        let entries = fs::read_dir(dir).into_iter().flatten();
-        entries.map(|entry| entry.unwrap().path()).collect()
-    }
+/// The key files that `init` made.
+fn key_files(place: &Place) -> Vec<PathBuf> {
+    let dir = place.path(".config/cryostore/keys");
+    let entries = fs::read_dir(dir).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
 }
 
 #[test]
 fn init_makes_a_key_file_for_its_owner_alone_and_says_how_to_keep_it() {
-    let place = Place::new();
+    let place = place();
     let (out, err) = place.run(&["init"], 0);
-    let files = place.key_files();
+    let files = key_files(&place);
     assert_eq!(files.len(), 1);
     let path = files[0].display().to_string();
     assert!(
@@ -88,7 +49,7 @@ fn init_makes_a_key_file_for_its_owner_alone_and_says_how_to_keep_it() {
     assert!(read("b.tar") == read("a.tar"));
     // Another repository in its place makes no second key.
     place.run(&["init"], 6);
-    assert_eq!(place.key_files().len(), 1);
+    assert_eq!(key_files(&place).len(), 1);
 
     let away = place.path("away.key");
     fs::rename(&files[0], &away).unwrap();
@@ -111,10 +72,10 @@ fn init_makes_a_key_file_for_its_owner_alone_and_says_how_to_keep_it() {
 
 #[test]
 fn a_repository_in_clear_must_be_asked_for_and_is_refused_where_a_key_is_named() {
-    let place = Place::new();
-    let made = place.json(&["init", "--no-encryption"]);
+    let place = place();
+    let made = place.json(&["init", "--no-encryption"], 0);
     assert_eq!(made["encrypted"], false);
-    assert_eq!(place.key_files().len(), 0);
+    assert_eq!(key_files(&place).len(), 0);
     place.run(&["import", "a.tar"], 0);
     let (_, err) = place.run(&["ls", "--passphrase-file", "words"], 8);
     assert!(err.contains("is not encrypted"), "{err}");
@@ -124,11 +85,11 @@ fn a_repository_in_clear_must_be_asked_for_and_is_refused_where_a_key_is_named()
 
 #[test]
 fn keys_are_added_listed_removed_and_rotated() {
-    let place = Place::new();
+    let place = place();
     place.run_with(&[("CRYOSTORE_PASSPHRASE", "correct horse")], &["init"], 0);
-    assert_eq!(place.key_files().len(), 0, "the passphrase is the key");
+    assert_eq!(key_files(&place).len(), 0, "the passphrase is the key");
     let words = ["--passphrase-file", "words"];
-    let with_words = |arguments: &[&str]| place.json(&[arguments, &words].concat());
+    let with_words = |arguments: &[&str]| place.json(&[arguments, &words].concat(), 0);
     let run = |arguments: &[&str], code| place.run(&[arguments, &words].concat(), code);
     run(&["import", "a.tar"], 0);
     let command = "printf 0123456789abcdef";

@@ -141,10 +141,12 @@ impl Place {
         lasting(&self.open())
     }
 
-    /// Bytes of all objects.
+    /// Bytes of all objects but the reserve, which is there from the beginning.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
-        self.objects("").iter().map(|(_, len)| len).sum()
+        let objects = self.objects("").into_iter();
+        let objects = objects.filter(|(name, _)| name != "reserve");
+        objects.map(|(_, len)| len).sum()
     }
 }
 

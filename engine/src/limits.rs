@@ -39,6 +39,10 @@ pub const PACK_LEN: usize = 16 << 20;
 /// 1 MiB that a repository in a directory keeps free for deletions and collections on a full disk: the largest record of a collection (16,384 packs) takes 0.6 MiB, a mark or a tombstone a
 /// block of the file system, and with the first pack that goes there is room again.
 pub const RESERVE: usize = 1 << 20;
+/// Containers of which a node keeps the newest manifest that it stored: of most some 10 KB.
+pub const BASES_KEPT: usize = 256;
+/// 256 MiB of records that are taken out of catalogues at most: some 250,000; the others are read themselves.
+pub const CATALOGUE_BYTES_READ: usize = 256 << 20;
 /// Index segments that a collection puts together into one of at most 8 MiB (half a million ids), when there are 64 that are smaller than half of that. A node that has them all reads each id once more.
 pub const SMALL_SEGMENTS: usize = 64;
 /// Bytes of that one.
@@ -83,6 +87,8 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 pub const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// 10 s in which no request under way has looked at the time, as each does every second: this process was stopped.
 pub const ASLEEP: Duration = Duration::from_secs(10);
+/// 30 s in which nothing was under way: tries of one request are at most 5 s apart.
+pub const UNASKED: Duration = Duration::from_secs(30);
 /// 5 s for such a look: a packet that was lost is sent again twice (1, 2 s).
 pub const LOOK: Duration = Duration::from_secs(5);
 /// 64 KiB handed to a connection at a time: progress on the slowest link shows every 2 s.
@@ -223,8 +229,8 @@ pub const TOMBSTONE_STAYS: Duration = Duration::from_secs(24 * 60 * 60);
 pub const LEFT_RECORD: Duration = Duration::from_secs(24 * 60 * 60);
 /// 4 GiB: copies of packs on a node's disk. The packs of some dozen containers' newest checkpoints, which their next ones are compared with.
 pub const CACHE_SIZE: u64 = 4 << 30;
-/// 64 MiB of an attachment are copied: they are in memory as a whole, and describe a pod.
-pub const ATTACHMENT_COPIED: u64 = 64 << 20;
+/// 64 MiB of attachments are copied: they are in memory as a whole, and describe a pod.
+pub const ATTACHMENTS_COPIED: u64 = 64 << 20;
 /// Records of which a node has no copy, and that it reads one by one rather than ask for catalogues: a list of them, and one of them, are two requests.
 pub const CATALOGUES_ASKED: usize = 4;
 /// Catalogues that are read: writers keep a tenth of them, and more are somebody else's.

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use cryostore_engine::format::repository::Defaults;
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::gc::{GcOptions, collect};
 use cryostore_engine::{
-    Error, ImportOptions, Kind, Repository, Silent, Source, Store, import, optimize,
+    Error, ImportOptions, Kind, Repository, Silent, Source, Store, import, optimize, repack,
 };
 use cryostore_tests::archives::{checkpoint, noise};
 use cryostore_tests::stores::Watched;
@@ -99,6 +100,9 @@ fn a_store_that_refuses_to_remove_anything_but_sessions_is_enough_to_store_and_t
         optimized.after.is_some() && optimized.later,
         "{optimized:?}"
     );
+    // It is not written again meanwhile.
+    let again = optimize(&node(), &stored[2].0, &Silent).unwrap_err();
+    assert_eq!(again.kind(), Kind::Conflict, "{again}");
     let refused = collect(&node(), &GcOptions::default(), &Silent).unwrap_err();
     assert_eq!(refused.kind(), Kind::Denied, "{refused}");
     collect(&bucket.owner(), &GcOptions::default(), &Silent).unwrap();
@@ -117,7 +121,12 @@ fn who_appends_only_is_refused_what_removes_or_replaces_before_anything_is_chang
     bucket.owner().delete(&[first.id], "by the owner").unwrap();
     bucket.owner().pin(second.id, "by the owner").unwrap();
     let before = bucket.objects();
-    let refused: [(&str, Result<(), Error>); 5] = [
+    let refused: [(&str, Result<(), Error>); 7] = [
+        (
+            "repack",
+            repack(&node, &HashSet::new(), 1, &Silent).map(drop),
+        ),
+        ("rotate", node.rotate_keys(false).map(drop)),
         ("delete", node.delete(&[second.id], "")),
         ("undelete", node.undelete(&first)),
         ("pin", node.pin(second.id, "")),

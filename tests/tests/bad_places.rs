@@ -17,7 +17,7 @@ use cryostore_engine::{
     Error, ImportOptions, Kind, Output, Repository, Silent, Source, Store, SystemEnv, export,
     import,
 };
-use cryostore_tests::archives::{checkpoint, noise};
+use cryostore_tests::archives::{checkpoint, checkpoint_of, noise};
 use cryostore_tests::failures::{Earlier, Listening, refusal};
 use cryostore_tests::{Place, bytes_of, open_at};
 
@@ -134,6 +134,11 @@ fn on_a_disk_that_is_full_to_the_last_byte_snapshots_can_be_deleted_and_freed() 
     let storage = place.store_dir();
     let store = Store::open(storage.to_str().unwrap(), true).unwrap();
     Repository::init(&store, &SystemEnv::new()).unwrap();
+    // So many small index segments that a collection would put them together, if there was room.
+    for n in 0..70 {
+        let tar = checkpoint_of("small", &noise(4096, 1000 + n), 4096);
+        place.import_bytes("small.tar", &tar).unwrap();
+    }
     let earlier = Earlier::at(place);
     let tar = checkpoint(&noise(4 << 20, 52), 4096);
     let large = earlier.place.import_bytes("large.tar", &tar).unwrap();

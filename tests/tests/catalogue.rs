@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use cryostore_engine::check::{CheckOptions, check};
 use cryostore_engine::format::catalogue::Catalogue;
-use cryostore_engine::format::snapshot::{SnapshotRecord, Tombstone};
+use cryostore_engine::format::snapshot::{Entry, SnapshotRecord, Tombstone};
 use cryostore_engine::format::{Digest, Lineage, SessionId, SnapshotId};
 use cryostore_engine::gc::{GcOptions, GcReport, collect};
 use cryostore_engine::{
@@ -154,10 +154,48 @@ fn a_fresh_node_lists_ten_thousand_snapshots_with_a_few_requests() {
     let found = list.find(&id(77).to_string(), &Filter::default()).unwrap();
     assert_eq!(found.labels, ["number=77"]);
 
-    // A collection reads no record twice either, and has nothing to put.
+    // A collection goes by the records themselves, which its node reads once, and has nothing to put.
+    let cache = tempfile::tempdir().unwrap();
+    for reads in [MANY, 0] {
+        let repo = bucket.on(Some(cache.path()));
+        collect(&repo, &GcOptions::default(), &Silent).unwrap();
+        assert_eq!(bucket.watched.count("get snapshots/") as u64, reads);
+        assert_eq!(bucket.watched.count("put catalogue/"), 0);
+    }
+}
+
+#[test]
+fn a_catalogue_that_says_of_snapshots_that_they_are_gone_makes_a_collection_remove_nothing() {
+    let bucket = Bucket::with(40);
     bucket.collect();
-    assert_eq!(bucket.watched.count("get snapshots/"), 0);
-    assert_eq!(bucket.watched.count("put catalogue/"), 0);
+    let (name, mut catalogue) = bucket.catalogues().remove(0);
+    let before = bucket.store().list("").unwrap().len();
+    for entry in &mut catalogue.entries {
+        let tombstone = Tombstone {
+            id: entry.place.snapshot,
+            session: None,
+            created: "2020-01-01T00:00:00Z".to_owned(),
+            reason: "deleted".to_owned(),
+        };
+        let (kind, content) = Entry::content(&tombstone.encode().unwrap()).unwrap();
+        (entry.kind, entry.content) = (kind, content);
+    }
+    let lie = catalogue.encode().unwrap();
+    bucket.store().replace(&name, lie).unwrap();
+    for _ in 0..2 {
+        bucket.collect();
+    }
+    assert!(bucket.store().list("").unwrap().len() >= before);
+    assert_eq!(ids(&bucket.fresh().without_copies()).len(), 40);
+    let mut out = Vec::new();
+    export(
+        &bucket.fresh(),
+        &bucket.first,
+        Output::Stream(&mut out),
+        &Silent,
+    )
+    .unwrap();
+    assert!(out == bucket.tar);
 }
 
 #[test]

@@ -175,14 +175,14 @@ impl Report {
         }
         writeln!(
             f,
-            "emptied {count} packs, {bytes}: {} snapshots refer to {} that were stored again",
+            "of {count} packs, {bytes}, little is needed: {} snapshots refer to {} instead, which were stored again",
             done.snapshots,
             size(done.bytes_added)
         )?;
         if done.left > 0 {
             writeln!(
                 f,
-                "{} snapshots need them still: more would have been written than --max-repack allows",
+                "{} snapshots need some of them still: they are damaged, or more would have been written than --max-repack allows",
                 done.left
             )?;
         }

@@ -75,8 +75,17 @@ pub fn copy(
     }
     to.require(Role::Write)?;
     let list = from.snapshots()?;
-    let order = in_order(&list.snapshots, options.wanted.as_deref())?;
-    let mut there = There::of(&to.snapshots()?.snapshots);
+    let order = in_order(&list.snapshots, options.wanted.as_deref(), monitor)?;
+    let mut target = to.snapshots()?;
+    // A record that the store does not give right now may be of a copy.
+    let unread = target
+        .damaged
+        .iter()
+        .position(|(_, e)| e.kind() != Kind::Corrupt);
+    if let Some((name, e)) = unread.map(|n| target.damaged.swap_remove(n)) {
+        return Err(e.at(name));
+    }
+    let mut there = There::of(&target.snapshots);
     for record in order {
         keep_going(monitor)?;
         let outcome = match there.find(from, record) {
@@ -142,17 +151,20 @@ impl There {
 fn in_order<'l>(
     newest_first: &'l [SnapshotRecord],
     wanted: Option<&[SnapshotId]>,
+    monitor: &dyn Monitor,
 ) -> Result<Vec<&'l SnapshotRecord>> {
     let by_id: HashMap<_, _> = newest_first
         .iter()
         .map(|record| (record.id, record))
         .collect();
     let mut missing = wanted.into_iter().flatten();
-    if let Some(id) = missing.find(|id| !by_id.contains_key(id)) {
-        return Err(
-            Error::new(Kind::NotFound, format!("there is no snapshot {id}"))
-                .hint("`cryostore ls` lists what there is"),
-        );
+    while let Some(id) = missing.find(|id| !by_id.contains_key(id)) {
+        let text = format!("there is no snapshot {id} any more");
+        if wanted.is_some_and(|wanted| wanted.len() == 1) {
+            return Err(Error::new(Kind::NotFound, text).hint("`cryostore ls` lists what there is"));
+        }
+        // Deleted since it was chosen.
+        monitor.warning(&text);
     }
     let is_wanted =
         |record: &&SnapshotRecord| wanted.is_none_or(|wanted| wanted.contains(&record.id));
@@ -181,23 +193,7 @@ fn copy_one(
         None => None,
         Some(id) => Some(required(from, there, id)?),
     };
-    let reader = CheckpointReader::open(from, record)?;
-    let mut members = Vec::new();
-    for stream in &reader.manifest().streams {
-        if stream.role == StreamRole::Member {
-            let content = if looks_at(&stream.name, stream.len) {
-                reader.read_member(&stream.name, stream.len)?
-            } else {
-                None
-            };
-            members.push((stream.name.clone(), stream.len, content));
-        }
-    }
-    let mut attachments = Vec::new();
-    for attachment in &record.attachments {
-        let bytes = reader.read_member(attachment.name.as_bytes(), limits::ATTACHMENT_COPIED)?;
-        attachments.extend(bytes.map(|bytes| (attachment.name.clone(), bytes)));
-    }
+    let (members, attachments) = looked_at(from, record)?;
     let carried = Carried {
         record: record.clone(),
         original: original(from, record),
@@ -232,6 +228,54 @@ fn copy_one(
         (Err(e), Err(_)) if !closed.load(Ordering::SeqCst) => Err(e),
         (_, imported) => imported,
     }
+}
+
+/// A member's name, its length, and what it holds if that tells how others are cut.
+type Member = (Vec<u8>, u64, Option<Vec<u8>>);
+
+/// An attachment's name, and what it holds.
+type Attachment = (String, Vec<u8>);
+
+/// What an import looks at before the archive's first byte, and what is kept beside the archive. The reader's session ends here: the export has its own.
+fn looked_at(from: &Repository, record: &SnapshotRecord) -> Result<(Vec<Member>, Vec<Attachment>)> {
+    let reader = CheckpointReader::open(from, record)?;
+    let (mut members, mut attachments) = (Vec::new(), Vec::new());
+    let (mut seen, mut looked_at, mut attached) = (HashSet::new(), 0, 0);
+    for (number, stream) in (0..).zip(&reader.manifest().streams) {
+        match stream.role {
+            StreamRole::Member => {
+                // Of several with one name the first counts, and no more is held than an import keeps.
+                let fits = looked_at + stream.len <= limits::IMAGES_TOTAL as u64;
+                let is_looked_at =
+                    fits && looks_at(&stream.name, stream.len) && seen.insert(&stream.name);
+                let content = if is_looked_at {
+                    looked_at += stream.len;
+                    reader.read_stream(number, stream.len)?
+                } else {
+                    None
+                };
+                members.push((stream.name.clone(), stream.len, content));
+            }
+            StreamRole::Attachment => {
+                attached += stream.len;
+                if attached > limits::ATTACHMENTS_COPIED {
+                    return Err(Error::new(
+                        Kind::Unsupported,
+                        format!(
+                            "its attachments have more than {} bytes, which is the most that is copied",
+                            limits::ATTACHMENTS_COPIED
+                        ),
+                    )
+                    .hint("export the archive and import it there, with the attachments"));
+                }
+                let bytes = reader.read_stream(number, stream.len)?;
+                let name = String::from_utf8_lossy(&stream.name).into_owned();
+                attachments.extend(bytes.map(|bytes| (name, bytes)));
+            }
+            StreamRole::Layout | StreamRole::Part => {}
+        }
+    }
+    Ok((members, attachments))
 }
 
 /// Where the target has what a snapshot requires; it came before it.

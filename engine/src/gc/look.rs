@@ -370,13 +370,12 @@ fn entry(
         seen.recorded.insert(place);
         return Ok(Some(record.clone()));
     }
-    let found = match catalogues.entry(place) {
-        Some(entry) => Ok(entry),
-        None => repo.remember(object, place).map(|(entry, fresh)| {
-            seen.fresh.extend(fresh.filter(|_| repo.has_catalogues()));
-            entry
-        }),
-    };
+    // What a catalogue says is a hint, which whoever may put one could abuse: what is removed rests on the record itself, of which this node mostly has a copy.
+    let found = repo.remember(object, place).map(|(entry, fresh)| {
+        let is_new = repo.has_catalogues() && !catalogues.has(place);
+        seen.fresh.extend(fresh.filter(|_| is_new));
+        entry
+    });
     match found {
         Ok(Entry::Snapshot(record)) => {
             seen.recorded.insert(place);
@@ -385,12 +384,10 @@ fn entry(
         }
         Ok(Entry::Tombstone(tombstone)) => {
             known.tombstones.insert(place);
-            // That of a session that was ended must outlive every late commit of it: it goes only if its process is proved to be gone. That of a snapshot that was
-            // freed stays for a day.
-            let may_go = match tombstone.session {
-                Some(_) => seen.sessions.proved.contains(&place),
-                None => is_past(repo, &tombstone.created, limits::TOMBSTONE_STAYS),
-            };
+            // That of a session that was ended must outlive every late commit of it, and stays. That of a snapshot that was freed, or of a session whose process is gone, stays for a day: a put
+            // that was on its way then is applied by then.
+            let may_go = tombstone.session.is_none()
+                && is_past(repo, &tombstone.created, limits::TOMBSTONE_STAYS);
             if may_go {
                 let reason = "the snapshot was deleted, or its import given up";
                 seen.leftover_marks
@@ -451,7 +448,7 @@ fn advice(e: &Error, lost: &str) -> String {
 /// What is left of packs and the like bears the name of the session that was to put them. Of other records only the time tells that nobody writes them any more: by two clocks, and what a
 /// wrong one costs is a put that fails, or some hundred bytes that stay.
 fn is_left(repo: &Repository, left: &Listed) -> bool {
-    let by_age = ["sessions/", "snapshots/", "pins/", "damaged/"];
+    let by_age = ["sessions/", "snapshots/", "pins/", "gc/", "reserve"];
     if !by_age.iter().any(|dir| left.name.starts_with(dir)) {
         return true;
     }

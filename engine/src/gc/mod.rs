@@ -246,10 +246,14 @@ fn apply(
     for done in plan.done.chunks(format_limits::DONE_MAX) {
         repo.put_collection(|record| record.done = done.to_vec())?;
     }
-    if first {
-        segments::merge(repo, seen)?;
+    let condemned = condemn(repo, plan)?;
+    // Last: on a full disk there may be room for what condemns, and not for this, on which nothing rests either.
+    if first && let Err(e) = segments::merge(repo, seen) {
+        monitor.warning(&format!(
+            "small index segments were not put together, so that a fresh node reads more of them: {e}"
+        ));
     }
-    condemn(repo, plan)
+    Ok(condemned)
 }
 
 fn remove(awake: &Awake<'_>, garbage: &[Garbage], monitor: &dyn Monitor) -> Result<()> {

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use cryostore_format::segment::Segment;
-use cryostore_format::{PackId, SegmentId};
+use cryostore_format::{ChunkId, PackId, SegmentId};
 
 use super::look::Seen;
 use crate::env::random_id;
@@ -41,16 +41,22 @@ fn small_ones(seen: &Seen) -> Vec<SegmentId> {
 /// Puts a segment with the packs of many small ones.
 pub(super) fn merge(repo: &Repository, seen: &Seen) -> Result<()> {
     let mut merged = Segment::default();
-    let mut done = HashSet::new();
+    let (mut done, mut bytes) = (HashSet::new(), 0);
     for id in small_ones(seen) {
         // Removed by another collection meanwhile.
         let Ok(segment) = segments::read(repo.vault(), id) else {
             continue;
         };
-        let packs = segment.packs.into_iter();
-        merged.packs.extend(
-            packs.filter(|found| seen.packs.contains_key(&found.pack) && done.insert(found.pack)),
-        );
+        for found in segment.packs {
+            if seen.packs.contains_key(&found.pack) && done.insert(found.pack) {
+                bytes += (found.ids.len() * size_of::<ChunkId>()) as u64;
+                merged.packs.push(found);
+            }
+        }
+        // What is stored may be smaller than what it holds.
+        if bytes > limits::SEGMENT_MERGED {
+            break;
+        }
     }
     if merged.packs.is_empty() {
         return Ok(());

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cryostore_format::session::{Place, SessionPrefix, SessionRecord, Work};
+use cryostore_format::session::{SessionPrefix, SessionRecord, Work};
 use cryostore_format::{CollectionId, SessionId};
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +25,6 @@ pub(super) struct Sessions {
     pub(super) readers: Vec<SessionRecord>,
     /// Those that were revoked, and why.
     pub(super) ended: Vec<(SessionId, &'static str)>,
-    /// Places of those whose process is proved to be gone: nobody can commit there any more.
-    pub(super) proved: Vec<Place>,
 }
 
 impl Sessions {
@@ -89,10 +87,13 @@ pub(super) fn look_at_sessions(repo: &Repository, options: &GcOptions) -> Result
             continue;
         };
         if !options.dry_run {
-            repo.end_session(&record, reason)?;
+            if dead {
+                repo.end_dead_session(&record, reason)?;
+            } else {
+                repo.end_session(&record, reason)?;
+            }
         }
         out.ended.push((record.id, reason));
-        out.proved.extend(record.place.filter(|_| dead));
     }
     Ok(out)
 }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use cryostore_format::segment::PackIds;
 use cryostore_format::{ChunkId, PackId, SegmentId};
 
+#[cfg(feature = "rocksdb")]
+use crate::error::Kind;
 use crate::error::Result;
 #[cfg(feature = "rocksdb")]
 use crate::limits;
@@ -245,7 +247,8 @@ impl Index {
 fn take_in_segments(index: &local::LocalIndex, vault: &Vault, monitor: &dyn Monitor) -> Result<()> {
     let (mut missing, mut bytes) = (Vec::new(), 0);
     for (id, len) in segments::list(vault.store())? {
-        if index.has_segment(id)? {
+        // One that is larger than any of ours keeps no others out.
+        if index.has_segment(id)? || len > limits::SEGMENT_BYTES_AT_ONCE {
             continue;
         }
         bytes += len;
@@ -263,7 +266,12 @@ fn take_in_segments(index: &local::LocalIndex, vault: &Vault, monitor: &dyn Moni
         monitor.progress(Phase::Index, done as u64, Some(missing.len() as u64));
         match segments::read(vault, *id) {
             Ok(segment) => index.insert(&segment.packs, Some(*id))?,
-            // Removed by a collector since it was listed, or damaged: it is a hint.
+            // It is a hint; and read once.
+            Err(e) if e.kind() == Kind::Corrupt => {
+                monitor.warning(&format!("an index segment is left out: {e}"));
+                index.insert(&[], Some(*id))?;
+            }
+            // Removed by a collector since it was listed, or the store does not answer.
             Err(e) => monitor.warning(&format!("an index segment is left out: {e}")),
         }
     }

@@ -3,7 +3,7 @@
 //! Always: frames end up in packs in the order in which they were closed. At most one frame and one batch of changed pages are open,
 //! with chunks of one stream. Never: more packs in memory than the one being filled and [`limits::UPLOADS`] on their way.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, mpsc};
 
 use cryostore_format::manifest::Manifest;
@@ -490,6 +490,12 @@ impl<'r> FrameSink<'r> {
         self.settle(directories)?;
         self.end_pack(false, directories)?;
         self.end_pack(true, directories)
+    }
+
+    /// What earlier imports left is remembered still where these packs are of it.
+    pub(super) fn leave(&mut self, packs: &BTreeSet<PackId>) {
+        let unused = |left: &LeftPacks| left.packs().iter().any(|(pack, _)| packs.contains(pack));
+        self.left.retain(|left| !unused(left));
     }
 
     /// Waits until all that was put is durable.

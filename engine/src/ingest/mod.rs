@@ -556,7 +556,9 @@ impl<'r> Plan<'r> {
         keep_going(monitor)?;
         // A deletion looks for who needs a snapshot before it takes it; the other way round, this looks once more. What is between this look and the commit
         // is one put.
-        if let Some(place) = parent.filter(|place| repo.is_gone(*place)) {
+        if let Some(place) = parent
+            && repo.has_gone(place)?
+        {
             return Err(Error::new(
                 Kind::Conflict,
                 format!(

@@ -14,7 +14,7 @@ use cryostore_format::snapshot::SnapshotRecord;
 
 use super::rewrite::{Rewritten, rewrite, settle};
 use super::writer::Writer;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::monitor::Monitor;
 use crate::repo::{Repository, Session};
@@ -74,6 +74,13 @@ pub fn optimize(
     // One that was stopped before its last step is brought to its end.
     settle(repo, snapshot)?;
     let (name, old) = repo.named_manifest(snapshot)?;
+    if repo.last_manifest_name(snapshot)? != name {
+        return Err(Error::new(
+            Kind::Conflict,
+            format!("snapshot {} was rewritten, which takes effect with the next collection", snapshot.id),
+        )
+        .hint("run `cryostore gc` where deleting is allowed, then optimize it again if it is worth it"));
+    }
     let before = Order::of(&old);
     if before.is_good() {
         return Ok(Optimized {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use cryostore_format::PackId;
 use cryostore_format::repository::Role;
-use cryostore_format::session::Work;
+use cryostore_format::session::{Place, Work};
 use cryostore_format::snapshot::SnapshotRecord;
 
 use super::base::Base;
@@ -27,7 +27,7 @@ pub struct Repacked {
     pub snapshots: u64,
     /// Bytes that were written.
     pub bytes_added: u64,
-    /// Snapshots that still need one of the packs: more would have been written than was allowed.
+    /// Snapshots that still need one of the packs: they are damaged, or more would have been written than was allowed.
     pub left: u64,
 }
 
@@ -39,23 +39,38 @@ pub fn repack(
     monitor: &dyn Monitor,
 ) -> Result<Repacked> {
     repo.require(Role::Write)?;
+    repo.store().may_remove()?;
     let mut out = Repacked::default();
     if packs.is_empty() {
         return Ok(out);
     }
     for snapshot in repo.snapshots()?.snapshots.iter().rev() {
         keep_going(monitor)?;
-        let needs = match repo.manifest_alone(snapshot) {
-            Ok(manifest) => manifest.packs.iter().any(|pack| packs.contains(pack)),
-            // Deleted, and freed, since it was listed.
-            Err(e) if e.kind() == Kind::NotFound => false,
-            Err(e) => return Err(e),
+        let needs = repo
+            .manifest_alone(snapshot)
+            .map(|manifest| manifest.packs.iter().any(|pack| packs.contains(pack)));
+        let done = match needs {
+            Ok(false) => continue,
+            Ok(true) if out.bytes_added >= most => {
+                out.left += 1;
+                continue;
+            }
+            Ok(true) => without(repo, snapshot, packs, monitor),
+            Err(e) => Err(e),
         };
-        if needs && out.bytes_added >= most {
-            out.left += 1;
-        } else if needs {
-            out.bytes_added += without(repo, snapshot, packs, monitor)?;
-            out.snapshots += 1;
+        match done {
+            Ok(bytes) => {
+                out.bytes_added += bytes;
+                out.snapshots += 1;
+            }
+            // Deleted, and freed, since it was listed.
+            Err(_) if repo.is_gone(Place::of(snapshot)) => {}
+            // A damaged one keeps its packs, and no other from giving up its own.
+            Err(e) if e.kind() == Kind::Corrupt => {
+                monitor.warning(&format!("snapshot {} stays as it is: {e}", snapshot.id));
+                out.left += 1;
+            }
+            Err(e) => return Err(e),
         }
     }
     Ok(out)

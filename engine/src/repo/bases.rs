@@ -4,13 +4,14 @@
 //! where reading costs nothing; taken by whoever restores or checks.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cryostore_format::manifest::Manifest;
 use cryostore_format::snapshot::SnapshotRecord;
 use cryostore_format::{Digest, Lineage};
 
 use super::{Repository, manifest_name};
+use crate::limits;
 
 /// Below the repository's own directory: a file for each container.
 pub(super) const DIR: &str = "bases";
@@ -33,6 +34,7 @@ impl Repository {
             let mut file = tempfile::NamedTempFile::new_in(dir)?;
             file.write_all(stored)?;
             file.persist(&path)?;
+            trim(dir);
             Ok(())
         };
         if let Err(e) = write() {
@@ -50,5 +52,20 @@ impl Repository {
             return None;
         }
         Manifest::decode(&bytes).ok()
+    }
+}
+
+/// Removes the oldest, if there are more than [`limits::BASES_KEPT`].
+fn trim(dir: &Path) {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut files: Vec<_> = entries
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    let too_many = files.len().saturating_sub(limits::BASES_KEPT);
+    if too_many > 0 {
+        files.sort_unstable();
+    }
+    for (_, path) in &files[..too_many] {
+        let _ = std::fs::remove_file(path);
     }
 }

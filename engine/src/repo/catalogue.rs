@@ -45,6 +45,11 @@ pub(crate) struct Catalogues {
 }
 
 impl Catalogues {
+    /// True if one of them has what stands at a place.
+    pub(crate) fn has(&self, place: Place) -> bool {
+        self.by_place.contains_key(&place)
+    }
+
     /// What stands at a place, if one of them has it.
     pub(crate) fn entry(&self, place: Place) -> Option<Entry> {
         let (catalogue, entry) = self.by_place.get(&place)?;
@@ -72,14 +77,26 @@ impl Repository {
         let mut objects = self.store().list(PREFIX)?;
         self.forget_unlisted(PREFIX, &objects);
         objects.sort_by_key(|object| std::cmp::Reverse(object.len));
+        let mut bytes = 0;
         for object in objects {
             if catalogue_of(&object.name).is_none() {
                 out.foreign.push(object.name);
             } else if out.stored.len() < limits::CATALOGUES_READ {
-                let stored = self.stored(object, &now);
+                let mut stored = self.stored(object, &now);
+                // Of what another has already nothing is kept: else a few small objects could take any memory.
+                stored.entries.retain(|entry| {
+                    let is_new = !out.by_place.contains_key(&entry.place);
+                    let fits = bytes + entry.content.len() <= limits::CATALOGUE_BYTES_READ;
+                    bytes += if is_new && fits {
+                        entry.content.len()
+                    } else {
+                        0
+                    };
+                    is_new && fits
+                });
                 let number = out.stored.len();
                 for (n, entry) in stored.entries.iter().enumerate() {
-                    out.by_place.entry(entry.place).or_insert((number, n));
+                    out.by_place.insert(entry.place, (number, n));
                 }
                 out.stored.push(stored);
             }
@@ -176,6 +193,8 @@ impl Repository {
                 tag,
                 content,
             });
+            // One that would not count is not kept.
+            let remembered = remembered.filter(|remembered| remembered.entry().is_ok());
             Ok((entry, remembered))
         };
         self.read_listed(object, format_limits::RECORD_MAX, read)

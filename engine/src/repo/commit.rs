@@ -11,6 +11,7 @@ use cryostore_format::limits as format_limits;
 use cryostore_format::session::Place;
 use cryostore_format::snapshot::{Entry, SnapshotRecord, Tombstone};
 
+use super::marks::deletion_name;
 use super::snapshots::place_name;
 use super::{Repository, Session};
 use crate::env::timestamp;
@@ -156,7 +157,13 @@ impl Repository {
 
     /// True if it is known that no snapshot is at a place any more.
     pub(crate) fn is_gone(&self, place: Place) -> bool {
-        self.is_deleted(place) || matches!(self.entry(place), Ok(None | Some(Entry::Tombstone(_))))
+        self.has_gone(place).unwrap_or(false)
+    }
+
+    /// True if no snapshot is at a place any more.
+    pub(crate) fn has_gone(&self, place: Place) -> Result<bool> {
+        let is_deleted = self.store().len(&deletion_name(place))?.is_some();
+        Ok(is_deleted || !matches!(self.entry(place)?, Some(Entry::Snapshot(_))))
     }
 
     /// True if no record is at a place.

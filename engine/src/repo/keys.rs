@@ -293,6 +293,7 @@ impl Repository {
     /// Removes a key. Another one that this process has opened must be there: it is looked for before, and once more after.
     pub fn remove_key(&self, id: KeyId) -> Result<()> {
         self.require(Role::Write)?;
+        self.store().may_remove()?;
         let opened = self.opened()?;
         let others = || opened.with.iter().filter(|(key, _)| key.id != id);
         let keys = read_keys(self.store())?;
@@ -329,6 +330,7 @@ impl Repository {
     /// are put anew, with it; others do not know it, and are removed if `remove_others` says so.
     pub fn rotate_keys(&self, remove_others: bool) -> Result<Rotated> {
         self.require(Role::Write)?;
+        self.store().may_remove()?;
         let opened = self.opened()?;
         let mut others = Vec::new();
         for key in self.keys()? {

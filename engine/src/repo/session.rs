@@ -261,18 +261,19 @@ fn encode(record: &SessionRecord) -> Result<Vec<u8>> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
+        // What is left is what a killed process leaves: the mark on this node stays with it, by which a collection here sees that the process is gone.
         if self.unsettled.load(Ordering::SeqCst) {
             tracing::warn!(
                 "session {} is left: what became of its commit is not known; `cryostore gc` will settle it",
                 self.id
             );
-        } else if let Err(e) = self.repo.store().delete(&object_name(self.id)) {
-            // A record that stays because the store fails right now is what a killed process leaves: a collector ends it.
-            tracing::warn!("session {} could not be ended: {e}", self.id);
+            return;
         }
-        if let Some((_, path)) = &self.lock
-            && !self.unsettled.load(Ordering::SeqCst)
-        {
+        if let Err(e) = self.repo.store().delete(&object_name(self.id)) {
+            tracing::warn!("session {} could not be ended: {e}", self.id);
+            return;
+        }
+        if let Some((_, path)) = &self.lock {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -368,8 +369,17 @@ impl Repository {
 
     /// Ends another's session for good: first its place is taken by a tombstone, so that it can never commit, then its record goes.
     pub fn end_session(&self, record: &SessionRecord, reason: &str) -> Result<()> {
+        self.revoke(record, Some(record.id), reason)
+    }
+
+    /// The same, of a session whose process is gone: its tombstone need not stay longer than a put that it had under way.
+    pub(crate) fn end_dead_session(&self, record: &SessionRecord, reason: &str) -> Result<()> {
+        self.revoke(record, None, reason)
+    }
+
+    fn revoke(&self, record: &SessionRecord, wakes: Option<SessionId>, reason: &str) -> Result<()> {
         if let Some(place) = record.place {
-            self.bury(place, Some(record.id), reason)?;
+            self.bury(place, wakes, reason)?;
         }
         self.store().delete(&object_name(record.id))?;
         if let Some(cache) = self.cache() {

@@ -146,7 +146,16 @@ impl<'r> CheckpointReader<'r> {
         let wanted = |s: &&cryostore_format::manifest::Stream| {
             s.name == name && matches!(s.role, Role::Member | Role::Attachment)
         };
-        let Some((n, stream)) = (0..).zip(&self.manifest.streams).find(|(_, s)| wanted(s)) else {
+        let mut streams = (0..).zip(&self.manifest.streams);
+        let Some((number, _)) = streams.find(|(_, stream)| wanted(stream)) else {
+            return Ok(None);
+        };
+        self.read_stream(number, limit)
+    }
+
+    /// All bytes of a stream; none if the manifest has no stream of this number.
+    pub fn read_stream(&self, n: StreamIndex, limit: u64) -> Result<Option<Vec<u8>>> {
+        let Some(stream) = self.manifest.streams.get(n as usize) else {
             return Ok(None);
         };
         if stream.len > limit {
@@ -154,7 +163,7 @@ impl<'r> CheckpointReader<'r> {
                 Kind::Invalid,
                 format!(
                     "{} has {} bytes, at most {limit} are read at once",
-                    String::from_utf8_lossy(name),
+                    String::from_utf8_lossy(&stream.name),
                     stream.len
                 ),
             )

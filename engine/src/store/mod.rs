@@ -513,20 +513,22 @@ fn is_leftover(name: &str) -> bool {
         "sessions/",
         "snapshots/",
         "pins/",
-        "damaged/",
     ];
     let file = name.rsplit('/').next().unwrap_or_default();
     let Some((id, number)) = file.split_once('#') else {
         return false;
     };
+    let is_write = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    if name == file {
+        return is_write && id == "reserve";
+    }
     let id = id.strip_suffix(".deleted").unwrap_or(id);
     // That of a rewritten manifest has a number before it.
     let id = id.rsplit('-').next().unwrap_or_default();
     ours.iter().any(|dir| name.starts_with(dir))
         && id.len() == 32
         && id.bytes().all(|b| b.is_ascii_hexdigit())
-        && !number.is_empty()
-        && number.bytes().all(|b| b.is_ascii_digit())
+        && is_write
 }
 
 fn modified_ms(meta: &std::fs::Metadata) -> i64 {

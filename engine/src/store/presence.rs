@@ -48,10 +48,15 @@ pub(super) struct Away(pub(super) Duration);
 impl State {
     /// If nobody has looked at the time though somebody should have, there was none.
     fn pass_over_sleep(&mut self, now: Instant) {
-        let last = self.last.replace(now).filter(|_| self.at_work > 0);
-        let slept = last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
-        if slept > limits::ASLEEP {
-            self.silent_since = self.silent_since.map(|since| since + slept);
+        let last = self.last.replace(now);
+        let passed = last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        // With nothing under way nobody has asked for anything: longer than tries of one request wait for each other, that is no silence either.
+        let most = match self.at_work {
+            0 => limits::UNASKED,
+            _ => limits::ASLEEP,
+        };
+        if passed > most {
+            self.silent_since = self.silent_since.map(|since| since + passed);
         }
     }
 }
@@ -95,7 +100,9 @@ impl Try {
     /// An answer came, or bytes moved.
     pub(super) fn heard(&mut self, now: Instant) {
         self.alive = true;
-        self.presence.state().silent_since = Some(now);
+        let mut state = self.presence.state();
+        state.silent_since = Some(now);
+        state.last = Some(now);
     }
 
     /// It ends without an answer.
@@ -191,6 +198,21 @@ mod tests {
         answered.heard(at(again));
         drop((stuck, answered));
         assert!(store.begin(at(5000)).unwrap().is_over(at(5000)).is_none());
+    }
+
+    #[test]
+    fn what_failed_long_ago_is_no_silence_since_then_and_bytes_that_moved_are_no_sleep() {
+        let (store, at) = (Presence::new(PATIENCE), clock());
+        let failed = store.begin(at(0)).unwrap();
+        assert_eq!(looks(&failed, &at, 1..=5), None);
+        drop(failed);
+        let mut download = store.begin(at(500)).unwrap();
+        let beside = store.begin(at(500)).unwrap();
+        assert_eq!(looks(&beside, &at, 501..=510), None);
+        drop(beside);
+        (511..=700).for_each(|s| download.heard(at(s)));
+        assert_eq!(looks(&download, &at, 701..=799), None);
+        assert_eq!(looks(&download, &at, 800..=800), Some(100));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use cryostore_format::PackId;
 use cryostore_format::segment::PackIds;
 
 use super::Writer;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::index::Index;
 use crate::limits;
 use crate::pack::{id_of, object_name};
@@ -44,10 +44,11 @@ impl Writer<'_> {
             let directory = match self.directories.get(*pack) {
                 Ok(directory) if directory.pack_len() == *len => directory,
                 Ok(_) => continue,
-                Err(e) => {
+                Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => {
                     tracing::debug!("pack {pack} of an earlier import is not taken in: {e}");
                     continue;
                 }
+                Err(e) => return Err(e),
             };
             let found = PackIds {
                 pack: *pack,
@@ -86,11 +87,12 @@ impl Writer<'_> {
 
     /// Lists those that are referred to in this session's segments.
     pub(super) fn list_taken_in(&mut self) -> Result<()> {
-        let taken_in = std::mem::take(&mut self.taken_in);
-        for pack in taken_in {
-            if !self.packs.numbers.contains_key(&pack) {
-                continue;
-            }
+        let taken_in = std::mem::take(&mut self.taken_in).into_iter();
+        let (used, unused): (BTreeSet<PackId>, BTreeSet<PackId>) =
+            taken_in.partition(|pack| self.packs.numbers.contains_key(pack));
+        // What this import has no use for is there for the one for which it was put.
+        self.sink.leave(&unused);
+        for pack in used {
             let Some(directory) = self.directory(pack) else {
                 continue;
             };

@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 
 use cryostore_engine::{Error, Memory, StoreOptions};
 
-use self::storage::Pair;
+pub(crate) use self::known::Known;
+pub(crate) use self::storage::Pair;
 use crate::exit::Failure;
 use crate::secrets::Sources;
 
 mod aws;
-mod storage;
+pub(crate) mod known;
+pub(crate) mod shown;
+pub(crate) mod storage;
 
 /// Shown by `cryostore help` and in the man page.
 pub(crate) const HELP: &str = "\
@@ -64,10 +67,36 @@ pub(crate) struct Other {
     pub(crate) keys: Sources,
 }
 
+/// Where something was said, the nearest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Flag,
+    Variable,
+    User,
+    System,
+}
+
+/// What was said the nearest.
+fn nearest<T>(all: [Option<T>; 4]) -> Option<(T, Origin)> {
+    let origins = [Origin::Flag, Origin::Variable, Origin::User, Origin::System];
+    let mut said = all.into_iter().zip(origins);
+    said.find_map(|(value, origin)| Some((value?, origin)))
+}
+
 /// What counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) storage: Option<String>,
+    /// A flag or a variable means this storage and no other; a file names the one that is asked first.
+    pub(crate) storage_from: Option<Origin>,
+    /// Options that may be written down.
+    pub(crate) lasting: Vec<Pair>,
+    /// What is written down of it.
+    pub(crate) known: Option<Known>,
+    /// What opened it before may open it again.
+    pub(crate) known_keys: bool,
+    /// What files say of keys, where they are about another storage: for a repository for which nothing else is at hand.
+    pub(crate) spare: Sources,
     /// What else is known of it.
     pub(crate) storage_options: Option<StoreOptions>,
     /// None: no caches.
@@ -130,66 +159,145 @@ struct File {
     keys: Sources,
 }
 
+/// Which storages there are to ask.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Places {
+    /// A flag or a variable says: this one, and no other.
+    pub(crate) said: Option<String>,
+    /// What a file names: it is asked first.
+    pub(crate) default: Option<String>,
+    /// Those that are known besides.
+    pub(crate) others: Vec<String>,
+}
+
+impl Places {
+    /// All that a command asks which shows what there is.
+    pub(crate) fn all(&self) -> Vec<String> {
+        match &self.said {
+            Some(said) => vec![said.clone()],
+            None => self.default.iter().chain(&self.others).cloned().collect(),
+        }
+    }
+}
+
+/// Settles where to look. Asks no storage and no file system but for the files of settings.
+pub(crate) fn places(flags: &Flags, around: &Surroundings<'_>) -> Result<Places, Failure> {
+    let (user, system) = files(around)?;
+    let said = match &flags.storage {
+        Some(storage) => Some(storage.clone()),
+        None => variable_storage(around)?,
+    };
+    let default = user.storage.or(system.storage);
+    let name = default.as_deref().map(known::written_name);
+    let known = match known::read(around) {
+        // It is not needed, then.
+        Err(_) if said.is_some() => Vec::new(),
+        known => known?,
+    };
+    let mut others: Vec<_> = known
+        .into_iter()
+        .map(|known| known.storage)
+        .collect();
+    others.retain(|storage| Some(storage) != name.as_ref());
+    Ok(Places {
+        said,
+        default,
+        others,
+    })
+}
+
+fn variable_storage(around: &Surroundings<'_>) -> Result<Option<String>, Failure> {
+    let wrong = |_| {
+        Failure::usage(
+            "CRYOSTORE_STORAGE is not UTF-8",
+            "name a directory whose path is UTF-8",
+        )
+    };
+    let value = around.get("CRYOSTORE_STORAGE");
+    value
+        .map(|value| value.into_string().map_err(wrong))
+        .transpose()
+}
+
 /// Settles what counts.
 pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settings, Failure> {
-    let user = around
-        .below_home("XDG_CONFIG_HOME", ".config")
-        .map(|dir| dir.join("cryostore/config.toml"));
-    let user = user.map_or_else(|| Ok(File::default()), |path| File::read(&path, around))?;
-    let system = File::read(Path::new(SYSTEM_FILE), around)?;
-    let all = [
-        flags.keys.clone(),
-        keys_of_variables(around),
-        user.keys,
-        system.keys,
-    ];
-    let keys = all.into_iter().find(|keys| !keys.is_empty());
-    let keys_dir = around
-        .below_home("XDG_CONFIG_HOME", ".config")
-        .map(|dir| dir.join("cryostore/keys"))
-        .or_else(|| around.is_root.then(|| PathBuf::from("/etc/cryostore/keys")));
+    let (user, system) = files(around)?;
+    let keys_dir = directory(around).map(|dir| dir.join("keys"));
 
-    let variable = around.get("CRYOSTORE_STORAGE").map(|value| {
-        let wrong = |_| {
-            Failure::usage(
-                "CRYOSTORE_STORAGE is not UTF-8",
-                "name a directory whose path is UTF-8",
-            )
-        };
-        value.into_string().map_err(wrong)
+    let configured = user.storage.clone().or_else(|| system.storage.clone());
+    let storage = nearest([
+        flags.storage.clone(),
+        variable_storage(around)?,
+        user.storage,
+        system.storage,
+    ]);
+    let (storage, storage_from) = storage.unzip();
+    // A file that nobody can read stops no command that does not need it.
+    let known = known::read(around).unwrap_or_default();
+    let known = storage.as_deref().and_then(|storage| {
+        let name = known::name_of(storage);
+        known.into_iter().find(|known| known.storage == name)
     });
-    let storage = flags
-        .storage
-        .clone()
-        .or(variable.transpose()?)
-        .or(user.storage)
-        .or(system.storage);
-
-    let storage_options = match &storage {
-        Some(storage) => {
-            let in_variable = around.get("CRYOSTORE_STORAGE_OPTIONS").unwrap_or_default();
-            let in_variable = in_variable.to_string_lossy();
-            let pairs = |what: &str, words: &mut dyn Iterator<Item = &str>| {
-                words
-                    .map(|word| storage::pair(what, word))
-                    .collect::<Result<Vec<_>, _>>()
-            };
-            let variable = pairs(
-                "CRYOSTORE_STORAGE_OPTIONS",
-                &mut in_variable.split_whitespace(),
-            )?;
-            let mut flags = flags.storage_options.iter().map(String::as_str);
-            let flag = pairs("--storage-option", &mut flags)?;
-            let said: &storage::Said<'_> = &[
-                (SYSTEM_FILE, &system.storage_options),
-                ("the user's configuration file", &user.storage_options),
-                ("CRYOSTORE_STORAGE_OPTIONS", &variable),
-                ("--storage-option", &flag),
-            ];
-            Some(storage::gather(storage, said, around)?)
+    // Files speak of the storage that they name.
+    let about_another = match (&storage, &configured) {
+        (Some(storage), Some(configured)) => {
+            let written = known::written_name(configured);
+            written != known::written_name(storage) && written != known::name_of(storage)
         }
-        None => None,
+        _ => false,
     };
+    let of_files = [user.keys, system.keys];
+    let of_files = of_files.into_iter().find(|keys| !keys.is_empty());
+    let (of_files, spare) = if about_another {
+        (None, of_files)
+    } else {
+        (of_files, None)
+    };
+    let all = [
+        Some(flags.keys.clone()),
+        Some(keys_of_variables(around)),
+        of_files,
+    ];
+    let keys = all.into_iter().flatten().find(|keys| !keys.is_empty());
+
+    let (mut lasting, mut storage_options) = (Vec::new(), None);
+    if let Some(storage) = &storage {
+        let in_variable = around.get("CRYOSTORE_STORAGE_OPTIONS").unwrap_or_default();
+        let in_variable = in_variable.to_string_lossy();
+        let pairs = |what: &str, words: &mut dyn Iterator<Item = &str>| {
+            words
+                .map(|word| storage::pair(what, word))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let variable = pairs(
+            "CRYOSTORE_STORAGE_OPTIONS",
+            &mut in_variable.split_whitespace(),
+        )?;
+        let mut flags = flags.storage_options.iter().map(String::as_str);
+        let flag = pairs("--storage-option", &mut flags)?;
+        let before = known.as_ref().map(|known| &known.options[..]);
+        // What is known of it is all that files said when it was opened.
+        let of_files = !about_another || before.is_none();
+        let said: &storage::Said<'_> = &[
+            ("the file of known storages", before.unwrap_or_default()),
+            (
+                SYSTEM_FILE,
+                if of_files {
+                    &system.storage_options
+                } else {
+                    &[]
+                },
+            ),
+            (
+                "the user's configuration file",
+                if of_files { &user.storage_options } else { &[] },
+            ),
+            ("CRYOSTORE_STORAGE_OPTIONS", &variable),
+            ("--storage-option", &flag),
+        ];
+        let (options, pairs) = storage::gather(storage, said, around)?;
+        (lasting, storage_options) = (pairs, Some(options));
+    }
 
     let default = || {
         let below_home = around
@@ -232,6 +340,11 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
     let memory = memory.map_or_else(|| Ok(Memory::default()), |text| memory_of(&text))?;
     Ok(Settings {
         storage,
+        storage_from,
+        lasting,
+        known,
+        known_keys: true,
+        spare: spare.unwrap_or_default(),
         storage_options,
         cache_dir,
         cache_size: cache_size.transpose()?,
@@ -248,28 +361,64 @@ pub(crate) fn resolve_other(
     other: &Other,
     around: &Surroundings<'_>,
 ) -> Result<Settings, Failure> {
+    let mut keys = other.keys.clone();
+    if keys.is_empty() && around.get(OTHER_PASSPHRASE).is_some() {
+        keys.passphrase_variable = Some(OTHER_PASSPHRASE);
+    }
+    let its = Flags {
+        storage: Some(other.storage.clone()),
+        storage_options: other.storage_options.clone(),
+        keys,
+        ..Flags::default()
+    };
+    // Its keys are said each time: they are told apart from those of the usual one.
+    Ok(Settings {
+        known_keys: false,
+        ..resolve_apart(flags, &its, around)?
+    })
+}
+
+/// The same for a known storage, of which nothing else is said. What is said of keys may be its key where nothing else is at hand.
+pub(crate) fn resolve_known(
+    flags: &Flags,
+    storage: &str,
+    around: &Surroundings<'_>,
+) -> Result<Settings, Failure> {
+    let its = Flags {
+        storage: Some(storage.to_owned()),
+        ..Flags::default()
+    };
+    Ok(Settings {
+        spare: resolve(flags, around)?.keys,
+        ..resolve_apart(flags, &its, around)?
+    })
+}
+
+/// What `its` says of storage and keys counts, and what `flags` and the files say of the rest.
+fn resolve_apart(
+    flags: &Flags,
+    its: &Flags,
+    around: &Surroundings<'_>,
+) -> Result<Settings, Failure> {
     let usual = resolve(flags, around)?;
     let variable = |name: &str| {
         let ours = name.starts_with("CRYOSTORE_");
         (around.variable)(name).filter(|_| !ours)
     };
-    let read = |_: &Path| Err(ErrorKind::NotFound.into());
-    let mut keys = other.keys.clone();
-    if keys.is_empty() && around.get(OTHER_PASSPHRASE).is_some() {
-        keys.passphrase_variable = Some(OTHER_PASSPHRASE);
-    }
-    let flags = Flags {
-        storage: Some(other.storage.clone()),
-        storage_options: other.storage_options.clone(),
-        keys,
-        ..Flags::default()
+    let known = known::path(around);
+    let read = |path: &Path| {
+        if known.as_deref() == Some(path) {
+            (around.read)(path)
+        } else {
+            Err(ErrorKind::NotFound.into())
+        }
     };
     let around = Surroundings {
         variable: &variable,
         read: &read,
         is_root: around.is_root,
     };
-    let settings = resolve(&flags, &around)?;
+    let settings = resolve(its, &around)?;
     Ok(Settings {
         cache_dir: usual.cache_dir,
         cache_size: usual.cache_size,
@@ -277,6 +426,21 @@ pub(crate) fn resolve_other(
         memory: usual.memory,
         ..settings
     })
+}
+
+/// Where the user's files are: settings, key files, known storages.
+pub(crate) fn directory(around: &Surroundings<'_>) -> Option<PathBuf> {
+    let below_home = around.below_home("XDG_CONFIG_HOME", ".config");
+    let user = below_home.map(|dir| dir.join("cryostore"));
+    user.or_else(|| around.is_root.then(|| PathBuf::from("/etc/cryostore")))
+}
+
+/// What the user's file and the system's say.
+fn files(around: &Surroundings<'_>) -> Result<(File, File), Failure> {
+    let user = around.below_home("XDG_CONFIG_HOME", ".config");
+    let user = user.map(|dir| dir.join("cryostore/config.toml"));
+    let user = user.map_or_else(|| Ok(File::default()), |path| File::read(&path, around))?;
+    Ok((user, File::read(Path::new(SYSTEM_FILE), around)?))
 }
 
 /// What the environment says of keys.

@@ -17,6 +17,7 @@ use super::view::SnapshotView;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::Output;
+use crate::storages::Search;
 use crate::text::{
     Column, Table, age, container, day_and_time, name, percent, printable, seconds, short, size,
 };
@@ -32,7 +33,7 @@ const DEEPEST: usize = 12;
   cryostore inspect 3f9a2b1c
   cryostore inspect latest --pod web --json")]
 pub(crate) struct InspectArgs {
-    /// `latest`, an id, or at least four of its first characters
+    /// `latest`, an id, or at least four of its first characters; STORAGE#ID of another storage
     #[arg(value_name = "ID|latest|PREFIX")]
     snapshot: String,
     #[command(flatten)]
@@ -284,9 +285,8 @@ impl Report {
 }
 
 pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<(), Failure> {
-    let repo = context.repository()?;
     let now = context.env.now();
-    let found = context.find(&repo, &args.snapshot, &args.filter.filter(now))?;
+    let (repo, found) = Search::new(context)?.snapshot(&args.snapshot, &args.filter.filter(now))?;
     let record = &found.snapshot;
     let reader = CheckpointReader::open(&repo, record)?;
     let manifest = reader.manifest();

@@ -1,0 +1,479 @@
+//! `cryostore configure`
+
+use std::fmt;
+use std::fs::DirBuilder;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use cryostore_engine::{Error, Kind};
+use serde::Serialize;
+use toml_edit::{DocumentMut, Item, Table, value};
+
+use super::init;
+use crate::config::known;
+use crate::config::shown::{self, Shown};
+use crate::config::storage::{is_credential, pair};
+use crate::config::{Flags, Surroundings};
+use crate::context::Context;
+use crate::exit::Failure;
+use crate::kubelet;
+use crate::output::Output;
+use crate::text::{Column, Table as Rows, printable};
+
+/// What a file may say, as it is written there.
+const SETTINGS: [&str; 9] = [
+    "storage",
+    "storage_options",
+    "cache_dir",
+    "cache_size",
+    "max_memory",
+    "append_only",
+    "key_file",
+    "key_command",
+    "passphrase_file",
+];
+
+/// Show what is set and where, or write the user's configuration file
+///
+/// Without anything else, shows each setting that counts here, its value, and the flag, variable or file that says it. With --storage, --storage-option, --key-file,
+/// --key-command, --passphrase-file, --cache-dir, --cache-size, --max-memory or --append-only, writes these into ~/.config/cryostore/config.toml; comments and whatever else stands there stay.
+///
+/// With --storage, that is the default from now on: where things are stored, and where an id is looked for first. A repository that is there is opened, to see that the key fits. In an empty
+/// place one is made: a terminal is asked, a script says --init. Nothing is written if that fails. Credentials are not written; docs/stores.md says where they are found.
+///
+/// Storages that are used are remembered (URL, options, where the key is; no secrets) in ~/.config/cryostore/storages.toml, so that `ls` lists them all and ids are found in them without --storage.
+/// --forget takes one out.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cryostore configure
+  cryostore configure --storage s3://clouder-checkpoints/ --storage-option region=eu-central-1
+  cryostore configure --storage /srv/checkpoints --init
+  cryostore configure --max-memory 512M --cache-size 20G
+  cryostore configure --unset cache-size
+  cryostore configure --forget /mnt/usb/checkpoints")]
+pub(crate) struct ConfigureArgs {
+    /// Take a setting out of the file, such as cache-size or storage-options.region; may be repeated
+    #[arg(long, value_name = "NAME")]
+    unset: Vec<String>,
+    /// Make a repository if there is none
+    #[arg(long)]
+    init: bool,
+    /// Remember a storage no longer; nothing in it is touched; may be repeated
+    #[arg(long, value_name = "STORAGE")]
+    forget: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    /// What was written, or is to be.
+    file: Option<PathBuf>,
+    /// Was it changed?
+    changed: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    forgotten: Vec<String>,
+    /// The repository that was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    made: Option<init::Report>,
+    settings: Vec<Shown>,
+    /// Storages that are known.
+    storages: Vec<String>,
+    #[serde(skip)]
+    table: bool,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(made) = &self.made {
+            made.fmt(f)?;
+        }
+        for storage in &self.forgotten {
+            writeln!(f, "forgot {}", printable(storage))?;
+        }
+        if let Some(file) = self.file.as_ref().filter(|_| self.changed) {
+            writeln!(f, "wrote {}", file.display())?;
+        }
+        if !self.table {
+            return Ok(());
+        }
+        let columns = [
+            Column::Left("SETTING"),
+            Column::Name("VALUE"),
+            Column::Left("SOURCE"),
+        ];
+        let mut table = Rows::new(columns, Output::width());
+        for one in &self.settings {
+            let value = one.value.as_deref();
+            table.row([
+                one.setting.clone(),
+                printable(value.unwrap_or(if one.source.is_empty() {
+                    "-"
+                } else {
+                    "(secret)"
+                })),
+                one.source.clone(),
+            ]);
+        }
+        table.fmt(f)?;
+        if !self.storages.is_empty() {
+            writeln!(f, "\nknown storages:")?;
+        }
+        self.storages
+            .iter()
+            .try_for_each(|storage| writeln!(f, "  {}", printable(storage)))
+    }
+}
+
+pub(crate) fn run(args: &ConfigureArgs, context: &Context) -> Result<(), Failure> {
+    let around = Surroundings::of_this_process();
+    let flags = &context.flags;
+    if flags.no_cache {
+        return Err(Failure::usage(
+            "--no-cache is for one run",
+            "say it there; `--cache-size 0` keeps no copies of packs",
+        ));
+    }
+    let unset = unset_names(&args.unset)?;
+    let file = shown::user_file(&around);
+    let set = values(flags, &around)?;
+    let mut report = Report {
+        changed: false,
+        forgotten: Vec::new(),
+        made: None,
+        settings: Vec::new(),
+        storages: Vec::new(),
+        table: set.is_empty() && unset.is_empty() && args.forget.is_empty(),
+        file: file.clone(),
+    };
+    if args.init && flags.storage.is_none() {
+        return Err(Failure::usage(
+            "--init makes a repository at --storage",
+            "say --storage DIR|URL",
+        ));
+    }
+    for storage in &args.forget {
+        report.forgotten.push(forget(storage, &around)?);
+    }
+    if flags.storage.is_some() {
+        report.made = settle_place(args, context)?;
+    }
+    if !set.is_empty() || !unset.is_empty() {
+        let file = file
+            .ok_or_else(|| Failure::usage("there is no home to write settings into", "set HOME"))?;
+        report.changed = write(&file, &set, &unset)?;
+    }
+    // What is written counts from now on, not what was said to be written.
+    let now = Flags::default();
+    let flags = if report.table { flags } else { &now };
+    report.settings = shown::all(flags, &around)?;
+    report.storages = known::read(&around)?
+        .into_iter()
+        .map(|known| known.storage)
+        .collect();
+    context.output.show(&report)?;
+    hint_of_what_counts_more(context, &report);
+    Ok(())
+}
+
+/// A variable counts more than the file: what was written would seem to have no effect.
+fn hint_of_what_counts_more(context: &Context, report: &Report) {
+    for one in report.settings.iter().filter(|_| report.changed) {
+        if let Some(variable) = one.source.strip_prefix("variable ") {
+            context.screen.warn(&format!(
+                "{variable} is set: it counts more than `{}` in the file",
+                one.setting
+            ));
+        }
+    }
+}
+
+/// What the flags say that can be written, as it is to stand in the file.
+fn values(flags: &Flags, around: &Surroundings<'_>) -> Result<Vec<(String, String)>, Failure> {
+    let mut out = Vec::new();
+    let mut add = |key: &str, value: String| -> Result<(), Failure> {
+        shown::check(key, &value)?;
+        out.push((key.to_owned(), value));
+        Ok(())
+    };
+    if let Some(storage) = &flags.storage {
+        let bucket = storage.contains("://");
+        let name = if bucket {
+            known::written_name(storage)
+        } else {
+            shown::absolute("--storage", Path::new(storage))?
+        };
+        add("storage", name)?;
+    }
+    if let Some(dir) = &flags.cache_dir {
+        add("cache_dir", shown::absolute("--cache-dir", dir)?)?;
+    }
+    if let Some(size) = &flags.cache_size {
+        add("cache_size", size.clone())?;
+    }
+    if let Some(size) = &flags.max_memory {
+        add("max_memory", size.clone())?;
+    }
+    if flags.append_only {
+        add("append_only", "true".to_owned())?;
+    }
+    let keys = &flags.keys;
+    if keys.count() > 1 {
+        return Err(Failure::usage(
+            "more than one key is named",
+            "the file holds one: --key-file, --key-command or --passphrase-file",
+        ));
+    }
+    for path in &keys.files {
+        add("key_file", shown::absolute("--key-file", path)?)?;
+    }
+    for command in &keys.commands {
+        add("key_command", command.clone())?;
+    }
+    for path in &keys.passphrase_files {
+        add(
+            "passphrase_file",
+            shown::absolute("--passphrase-file", path)?,
+        )?;
+    }
+    let settled = crate::config::resolve(flags, around)?.storage;
+    for word in &flags.storage_options {
+        let (key, value) = pair("--storage-option", word)?;
+        if is_credential(settled.as_deref().unwrap_or("/"), &key, &value)? {
+            return Err(Failure::usage(
+                format!("the option `{key}` may be a secret: it is not written"),
+                "credentials are found where the clouds' own tools look, see docs/stores.md",
+            ));
+        }
+        add(&format!("storage_options.{key}"), value)?;
+    }
+    Ok(out)
+}
+
+fn unset_names(names: &[String]) -> Result<Vec<String>, Failure> {
+    let one = |name: &String| {
+        let (name, option) = match name.split_once('.') {
+            Some((name, option)) => (name, Some(option)),
+            None => (name.as_str(), None),
+        };
+        let mut key = name.trim_start_matches('-').replace('-', "_");
+        if key == "storage_option" {
+            key.push('s');
+        }
+        if !SETTINGS.contains(&key.as_str()) || option.is_some() && key != "storage_options" {
+            return Err(Failure::usage(
+                format!("there is no setting `{name}`"),
+                format!("the settings are {}", SETTINGS.join(", ")),
+            ));
+        }
+        Ok(option.map_or(key.clone(), |option| format!("{key}.{option}")))
+    };
+    names.iter().map(one).collect()
+}
+
+fn forget(storage: &str, around: &Surroundings<'_>) -> Result<String, Failure> {
+    let path = known::path(around);
+    for name in [storage.to_owned(), known::name_of(storage)] {
+        if let Some(path) = &path
+            && known::forget(path, &name)?
+        {
+            return Ok(name);
+        }
+    }
+    Err(Error::new(
+        Kind::NotFound,
+        format!("{storage} is not among the known storages"),
+    )
+    .hint("`cryostore configure` lists them")
+    .into())
+}
+
+/// Sees that there is a repository which the key opens, or makes one.
+fn settle_place(args: &ConfigureArgs, context: &Context) -> Result<Option<init::Report>, Failure> {
+    let storage = context.flags.storage.as_deref().unwrap_or_default();
+    if let Some(folder) = kubelet::Folder::around(storage) {
+        return Err(folder.takes_no_repository());
+    }
+    match context.repository() {
+        Ok(repo) => {
+            context.screen.note(&format!(
+                "{} answers, and its key is at hand",
+                repo.store().name()
+            ));
+            return Ok(None);
+        }
+        Err(Failure::Engine(e)) if e.kind() == Kind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    if !args.init && !asked(storage)? {
+        return Err(Error::new(
+            Kind::NotFound,
+            format!("there is no repository in {storage}"),
+        )
+        .hint("nothing was written; --init makes one there")
+        .into());
+    }
+    init::make(&init::InitArgs::default(), context).map(Some)
+}
+
+/// Somebody at the terminal says yes.
+fn asked(storage: &str) -> Result<bool, Failure> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(false);
+    }
+    let failed = |e| Error::io("the terminal", e);
+    let question = format!(
+        "there is no repository in {}: make one? [y/N] ",
+        printable(storage)
+    );
+    let mut stderr = std::io::stderr();
+    stderr.write_all(question.as_bytes()).map_err(failed)?;
+    stderr.flush().map_err(failed)?;
+    let mut line = String::new();
+    stdin.read_line(&mut line).map_err(failed)?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+}
+
+/// Changes the file, in which all else stays. `false`: it said so already.
+fn write(file: &Path, set: &[(String, String)], unset: &[String]) -> Result<bool, Failure> {
+    let failed = |e| Error::io(format!("the configuration file {}", file.display()), e);
+    let old = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(failed(e).into()),
+    };
+    let new = changed(&old, set, unset).map_err(|what| {
+        Failure::usage(
+            format!("{}: {what}", file.display()),
+            "correct it by hand first",
+        )
+    })?;
+    if new == old {
+        return Ok(false);
+    }
+    if let Some(dir) = file.parent() {
+        let mut make = DirBuilder::new();
+        make.recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(failed)?;
+    }
+    known::replace(file, &new).map_err(failed)?;
+    Ok(true)
+}
+
+/// The file's text with what is set and without what is not; comments stay.
+fn changed(old: &str, set: &[(String, String)], unset: &[String]) -> Result<String, String> {
+    let mut document: DocumentMut = old
+        .parse()
+        .map_err(|e: toml_edit::TomlError| e.message().to_owned())?;
+    for key in unset {
+        match key.split_once('.') {
+            None => drop(document.remove(key)),
+            Some((table, option)) => {
+                let table = document.get_mut(table).and_then(Item::as_table_like_mut);
+                if let Some(table) = table {
+                    table.remove(option);
+                }
+            }
+        }
+    }
+    // A key of one kind takes the place of another.
+    let keys = ["key_file", "key_command", "passphrase_file"];
+    if set.iter().any(|(key, _)| keys.contains(&key.as_str())) {
+        for key in keys {
+            if !set.iter().any(|(said, _)| said == key) {
+                document.remove(key);
+            }
+        }
+    }
+    for (key, text) in set {
+        let new = match key.as_str() {
+            "append_only" => value(true),
+            _ => value(text.as_str()),
+        };
+        let (table, key) = match key.split_once('.') {
+            None => (
+                document.as_table_mut() as &mut dyn toml_edit::TableLike,
+                key.as_str(),
+            ),
+            Some((table, option)) => {
+                let table = document.entry(table).or_insert(Item::Table(Table::new()));
+                let table = table.as_table_like_mut();
+                (table.ok_or("`storage_options` is not a table")?, option)
+            }
+        };
+        match table.get_mut(key).and_then(Item::as_value_mut) {
+            // What stands around the value stays.
+            Some(old) => {
+                let around = old.decor().clone();
+                if let Item::Value(mut new) = new {
+                    *new.decor_mut() = around;
+                    *old = new;
+                }
+            }
+            None => drop(table.insert(key, new)),
+        }
+    }
+    Ok(document.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str =
+        "# ours\nstorage = \"/old\" # the big disk\n\n[storage_options]\n# near\nregion = \"x\"\n";
+
+    fn change(set: &[(&str, &str)], unset: &[&str]) -> String {
+        let set: Vec<_> = set
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        let unset: Vec<_> = unset.iter().map(|k| (*k).to_owned()).collect();
+        changed(OLD, &set, &unset).unwrap()
+    }
+
+    #[test]
+    fn a_setting_is_changed_and_comments_and_order_stay() {
+        assert_eq!(
+            change(&[("storage", "/new"), ("max_memory", "1G")], &[]),
+            "# ours\nstorage = \"/new\" # the big disk\nmax_memory = \"1G\"\n\n[storage_options]\n# near\nregion = \"x\"\n"
+        );
+        assert_eq!(
+            change(
+                &[
+                    ("storage_options.region", "y"),
+                    ("storage_options.endpoint", "e")
+                ],
+                &[]
+            ),
+            OLD.replace("\"x\"\n", "\"y\"\nendpoint = \"e\"\n")
+        );
+        assert_eq!(
+            change(&[], &["storage_options.region", "storage"]),
+            "\n[storage_options]\n"
+        );
+        assert_eq!(change(&[], &["cache_dir"]), OLD);
+    }
+
+    #[test]
+    fn a_key_of_another_kind_takes_the_place_of_the_one_that_was_there() {
+        let set = [("key_command".to_owned(), "c".to_owned())];
+        let new = changed("key_file = \"/k\"\n", &set, &[]).unwrap();
+        assert_eq!(new, "key_command = \"c\"\n");
+    }
+
+    #[test]
+    fn names_are_taken_as_they_are_written_in_the_file_or_as_flags() {
+        let names = |text: &str| unset_names(&[text.to_owned()]).map(|mut names| names.remove(0));
+        assert_eq!(names("--max-memory").unwrap(), "max_memory");
+        assert_eq!(names("storage-option").unwrap(), "storage_options");
+        assert_eq!(
+            names("storage_options.region").unwrap(),
+            "storage_options.region"
+        );
+        assert!(names("storge").is_err() && names("storage.x").is_err());
+    }
+}

@@ -32,7 +32,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// The repository: a directory, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX [env: CRYOSTORE_STORAGE]
+    /// The repository, and no other: a directory, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX [env: CRYOSTORE_STORAGE]
     #[arg(long, global = true, value_name = "DIR|URL")]
     storage: Option<String>,
     /// Say more about the storage, such as endpoint=URL or region=NAME; may be repeated

@@ -21,6 +21,13 @@ pub(crate) mod storage;
 
 /// Shown by `cryostore help` and in the man page.
 pub(crate) const HELP: &str = "\
+Storages:
+  A storage that --storage or CRYOSTORE_STORAGE names is the only one that is asked. The one that a
+  configuration file names (`cryostore configure --storage`) is the default: things are stored there,
+  and an id is looked for there first, then in all storages that were used before. Without any of
+  these, `ls` lists all; STORAGE#ID is an id in that storage, such as s3://checkpoints#3f9a2b1c. What
+  stores, collects or checks takes the default or says that there is none: it does not choose.
+
 Settings, the first that is given counts:
   flag         variable               key in the file
   --storage    CRYOSTORE_STORAGE      storage
@@ -28,13 +35,14 @@ Settings, the first that is given counts:
   --cache-size CRYOSTORE_CACHE_SIZE   cache_size
   --max-memory CRYOSTORE_MAX_MEMORY   max_memory
   --append-only CRYOSTORE_APPEND_ONLY append_only, `true` or `false`
-  --storage-option                    storage_options, a table; the variable CRYOSTORE_STORAGE_OPTIONS
+  --storage-option                    storage_options, a table; CRYOSTORE_STORAGE_OPTIONS
                                       holds KEY=VALUE pairs with spaces between them
   --key-file   CRYOSTORE_KEY_FILE     key_file
   --key-command      CRYOSTORE_KEY_COMMAND      key_command
   --passphrase-file  CRYOSTORE_PASSPHRASE_FILE  passphrase_file
-CRYOSTORE_PASSPHRASE may hold the passphrase itself. If nothing is said of keys, the file is taken that
-`init` made, ~/.config/cryostore/keys/ID.key.
+CRYOSTORE_PASSPHRASE may hold the passphrase itself. If nothing is said of keys, what opened the
+storage before is tried, and the file that `init` made, ~/.config/cryostore/keys/ID.key. What a file
+says of keys is about the storage that it names. `cryostore configure` shows what counts.
 The files are $XDG_CONFIG_HOME/cryostore/config.toml (~/.config/cryostore/config.toml), then
 /etc/cryostore/config.toml. CRYOSTORE_LOG sets what -v shows, such as `debug`.
 Credentials of buckets are found where the clouds' own tools look: AWS_…, ~/.aws, AZURE_…, GOOGLE_….";
@@ -194,10 +202,7 @@ pub(crate) fn places(flags: &Flags, around: &Surroundings<'_>) -> Result<Places,
         Err(_) if said.is_some() => Vec::new(),
         known => known?,
     };
-    let mut others: Vec<_> = known
-        .into_iter()
-        .map(|known| known.storage)
-        .collect();
+    let mut others: Vec<_> = known.into_iter().map(|known| known.storage).collect();
     others.retain(|storage| Some(storage) != name.as_ref());
     Ok(Places {
         said,
@@ -374,7 +379,7 @@ pub(crate) fn resolve_other(
     // Its keys are said each time: they are told apart from those of the usual one.
     Ok(Settings {
         known_keys: false,
-        ..resolve_apart(flags, &its, around)?
+        ..resolve_apart(flags, &its, false, around)?
     })
 }
 
@@ -390,14 +395,28 @@ pub(crate) fn resolve_known(
     };
     Ok(Settings {
         spare: resolve(flags, around)?.keys,
-        ..resolve_apart(flags, &its, around)?
+        ..resolve_apart(flags, &its, false, around)?
     })
 }
 
-/// What `its` says of storage and keys counts, and what `flags` and the files say of the rest.
+/// The same for the default, while a variable names another.
+pub(crate) fn resolve_default(
+    flags: &Flags,
+    storage: &str,
+    around: &Surroundings<'_>,
+) -> Result<Settings, Failure> {
+    let its = Flags {
+        storage: Some(storage.to_owned()),
+        ..Flags::default()
+    };
+    resolve_apart(flags, &its, true, around)
+}
+
+/// What `its` says of storage and keys counts, and the files if they are about it; what `flags` and the files say of the rest.
 fn resolve_apart(
     flags: &Flags,
     its: &Flags,
+    files_too: bool,
     around: &Surroundings<'_>,
 ) -> Result<Settings, Failure> {
     let usual = resolve(flags, around)?;
@@ -407,7 +426,7 @@ fn resolve_apart(
     };
     let known = known::path(around);
     let read = |path: &Path| {
-        if known.as_deref() == Some(path) {
+        if files_too || known.as_deref() == Some(path) {
             (around.read)(path)
         } else {
             Err(ErrorKind::NotFound.into())

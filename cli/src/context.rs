@@ -92,12 +92,13 @@ impl Context {
     /// One of several storages that were not said. Nobody is asked for a passphrase: it would not be clear for which.
     pub(crate) fn known(&self, places: &Places, storage: &str) -> Result<Opened, Failure> {
         let around = Surroundings::of_this_process();
-        let named = places.said.as_deref() == Some(storage)
-            || places.said.is_none() && places.default.as_deref() == Some(storage);
-        let settings = if named {
-            config::resolve(&self.flags, &around)?
-        } else {
-            config::resolve_known(&self.flags, storage, &around)?
+        let said = places.said.as_deref();
+        let is_default = places.default.as_deref() == Some(storage);
+        let settings = match said {
+            Some(said) if said == storage => config::resolve(&self.flags, &around)?,
+            None if is_default => config::resolve(&self.flags, &around)?,
+            Some(_) if is_default => config::resolve_default(&self.flags, storage, &around)?,
+            _ => config::resolve_known(&self.flags, storage, &around)?,
         };
         self.open_with_keys(storage, &settings, false)
     }

@@ -48,11 +48,11 @@ impl Sources {
     fn candidates(&self, screen: &Screen) -> Result<Vec<Candidate>> {
         let mut names: Vec<String> = self.files.iter().map(|path| file_name(path)).collect();
         let commands = self.commands.iter();
-        names.extend(commands.map(|command| format!("the command `{command}`")));
+        names.extend(commands.map(|command| format!("command `{command}`")));
         let passphrases = self.passphrase_files.iter();
-        names.extend(passphrases.map(|path| format!("the passphrase in {}", path.display())));
+        names.extend(passphrases.map(|path| format!("passphrase in {}", path.display())));
         let variable = self.passphrase_variable.iter();
-        names.extend(variable.map(|name| format!("the passphrase in {name}")));
+        names.extend(variable.map(|name| format!("passphrase in {name}")));
         Ok(names.into_iter().zip(self.read(screen)?).collect())
     }
 
@@ -125,9 +125,6 @@ impl Keyring<'_> {
         if !self.said.is_empty() {
             return self.said.candidates(screen);
         }
-        if record.encryption.is_none() && self.known.is_some() {
-            return Ok(Vec::new());
-        }
         let usual = self.usual.map(|dir| usual_file(dir, record.id));
         let usual = usual.filter(|path| path.exists());
         let before = self.known.map(|known| known.candidates(screen));
@@ -143,20 +140,22 @@ impl Keyring<'_> {
                 out.push((name, file));
             }
         }
-        if out.is_empty() {
+        // One that is known to be in clear is not refused for another's key. For its own it is: somebody put it there in the place of a sealed one.
+        let in_clear = record.encryption.is_none() && self.known.is_some();
+        if out.is_empty() && !in_clear {
             out = self.spare.candidates(screen)?;
         }
         if out.is_empty() && self.ask && record.encryption.is_some() && terminal().is_some() {
             screen.clear();
             let prompt = format!("passphrase of repository {}: ", record.id);
-            out.push(("a passphrase that was typed".to_owned(), ask(&prompt)?));
+            out.push(("typed passphrase".to_owned(), ask(&prompt)?));
         }
         Ok(out)
     }
 }
 
 fn file_name(path: &Path) -> String {
-    format!("the file {}", path.display())
+    path.display().to_string()
 }
 
 /// Where `init` puts the key of a repository.

@@ -118,3 +118,68 @@ fn completions_of_clouder_know_the_word_criu() {
         );
     }
 }
+
+#[test]
+fn the_commands_of_the_cycle_that_need_no_cluster_work_as_they_are_written() {
+    for (link, first, _) in NAMES {
+        let place = Place::new();
+        let call = |arguments: &[&str], code| run(&place, link, &[first, arguments].concat(), code);
+        call(&["configure", "--storage", "checkpoints", "--init"], 0);
+        std::fs::write(place.path("words"), "x".repeat(9000)).unwrap();
+        let mut tar = Command::new("tar");
+        tar.current_dir(place.dir.path())
+            .args(["-cf", "a.tar", "words"]);
+        assert!(tar.status().unwrap().success());
+        let mut ids = Vec::new();
+        for pod in ["web", "db"] {
+            let import = [
+                "import",
+                "a.tar",
+                "--pod",
+                pod,
+                "--namespace",
+                "prod",
+                "--container",
+                "c",
+                "--label",
+                "before-upgrade",
+                "--json",
+            ];
+            let report: serde_json::Value = serde_json::from_str(&call(&import, 0).0).unwrap();
+            ids.push(report["snapshot"].as_str().unwrap().to_owned());
+        }
+        let ls = [
+            "ls",
+            "--pod",
+            "web",
+            "--namespace",
+            "prod",
+            "--label",
+            "before-upgrade",
+            "--storage",
+            "checkpoints",
+        ];
+        let (text, _) = call(&ls, 0);
+        assert!(
+            text.contains(&ids[0][..8]) && !text.contains(&ids[1][..8]),
+            "{text}"
+        );
+        let (text, _) = call(&["ls"], 0);
+        assert!(ids.iter().all(|id| text.contains(&id[..8])), "{text}");
+        let (text, _) = call(&["inspect", &ids[0][..8]], 0);
+        assert!(text.contains("prod/web/c"), "{text}");
+        let (text, _) = call(&["stats"], 0);
+        assert!(text.contains("2 snapshots"), "{text}");
+        let (text, _) = call(&["status"], 0);
+        assert!(text.contains("checkpoints  yes"), "{text}");
+        call(&["export", &ids[1], "-o", "b.tar"], 0);
+        let (text, _) = call(&["delete", &ids[0], &ids[1]], 0);
+        assert_eq!(text.matches("deleted ").count(), 2, "{text}");
+        let name = if link == "clouder" {
+            "clouder criu"
+        } else {
+            "kubectl criu"
+        };
+        assert!(text.contains(&format!("`{name} gc` runs")), "{text}");
+    }
+}

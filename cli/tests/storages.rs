@@ -28,18 +28,20 @@ fn json(place: &Place, arguments: &[&str], code: i32) -> Value {
     document
 }
 
+/// `NAME.tar`
 fn archive(place: &Place, name: &str) {
     fs::write(place.path("words"), name.repeat(20_000)).unwrap();
     let mut tar = Command::new("tar");
     tar.current_dir(place.dir.path())
-        .args(["-cf", "a.tar", "words"]);
+        .args(["-cf", &format!("{name}.tar"), "words"]);
     assert!(tar.status().unwrap().success());
 }
 
 /// Stores an archive of its own, and gives the snapshot's id.
 fn import(place: &Place, storage: &str, name: &str) -> String {
     archive(place, name);
-    let arguments = ["import", "a.tar", "--container", name, "--storage", storage];
+    let tar = format!("{name}.tar");
+    let arguments = ["import", &tar, "--container", name, "--storage", storage];
     let report = json(place, &arguments, 0);
     report["snapshot"].as_str().unwrap().to_owned()
 }
@@ -75,8 +77,8 @@ fn an_id_is_found_without_a_storage_in_those_that_were_used() {
         let found = json(&place, &["inspect", &id[..8]], 0);
         assert_eq!(found["snapshot"]["identity"]["container"], name);
         run(&place, &["export", id, "-o", "out.tar"], 0);
-        archive(&place, name);
-        assert!(fs::read(place.path("out.tar")).unwrap() == fs::read(place.path("a.tar")).unwrap());
+        let stored = fs::read(place.path(&format!("{name}.tar"))).unwrap();
+        assert!(fs::read(place.path("out.tar")).unwrap() == stored);
     }
     // What acts on one storage does not choose.
     for command in [
@@ -434,7 +436,7 @@ fn a_label_is_found_by_its_whole_text_or_by_its_key() {
     archive(&place, "x");
     let import = [
         "import",
-        "a.tar",
+        "x.tar",
         "--storage",
         "a",
         "--label",
@@ -458,4 +460,45 @@ fn a_label_is_found_by_its_whole_text_or_by_its_key() {
             "{label}"
         );
     }
+}
+
+#[test]
+fn a_repository_in_clear_in_the_place_of_one_whose_key_is_remembered_is_refused() {
+    let place = Place::new();
+    run(
+        &place,
+        &["init", "--storage", "a", "--key-file", "a.key"],
+        0,
+    );
+    run(
+        &place,
+        &["init", "--storage", "clear", "--no-encryption"],
+        0,
+    );
+    // Another's key is no reason to refuse one that was always in clear.
+    let a = place.path("a");
+    settings(
+        &place,
+        &format!(
+            "storage = \"{}\"\nkey_file = \"{}\"\n",
+            a.display(),
+            place.path("a.key").display()
+        ),
+    );
+    run(&place, &["ls", "--storage", "clear"], 0);
+    let list = json(&place, &["ls"], 0);
+    assert!(
+        list["storages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|one| one["answers"] == true),
+        "{list}"
+    );
+
+    settings(&place, "");
+    fs::rename(&a, place.path("away")).unwrap();
+    fs::rename(place.path("clear"), &a).unwrap();
+    let (_, err) = run(&place, &["ls", "--storage", "a", "--no-cache"], 8);
+    assert!(err.contains("is not encrypted"), "{err}");
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use clap::Args;
 use cryostore_engine::format::snapshot::{Identity, SnapshotRecord};
-use cryostore_engine::{Filter, SnapshotList};
+use cryostore_engine::{Error, Filter, Kind, SnapshotList};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -204,7 +204,7 @@ fn of_several(
         return Err(none_answers(answers));
     }
     let (mut all, mut found, mut asked) = (SnapshotList::default(), Vec::new(), Vec::new());
-    let mut names = Vec::new();
+    let (mut names, mut away_for_a_key) = (Vec::new(), false);
     for Answer { storage, said } in answers {
         match said {
             // The default, under another name.
@@ -220,13 +220,21 @@ fn of_several(
                 all.snapshots.extend(records.iter().cloned());
                 found.extend(rows(records, filter, Some(&storage)));
             }
-            Err(e) => asked.push(Asked {
-                answers: false,
-                snapshots: 0,
-                error: Some(e.text()),
-                storage,
-            }),
+            Err(e) => {
+                away_for_a_key |= matches!(&e, Failure::Engine(e) if e.kind() == Kind::Denied);
+                asked.push(Asked {
+                    answers: false,
+                    snapshots: 0,
+                    error: Some(e.text()),
+                    storage,
+                });
+            }
         }
+    }
+    if away_for_a_key {
+        context.screen.note(
+            "`cryostore ls --storage STORAGE` asks for a passphrase, or say what holds the key",
+        );
     }
     let time = |row: &Row| row.snapshot.created.parse::<Timestamp>().ok();
     found.sort_by_key(|row| std::cmp::Reverse(time(row)));
@@ -287,10 +295,10 @@ fn none_answers(mut answers: Vec<Answer<(Vec<SnapshotRecord>, String)>>) -> Fail
     let first = answers.remove(0).said.err();
     let kind = match first {
         Some(Failure::Engine(e)) => e.kind(),
-        _ => cryostore_engine::Kind::Unavailable,
+        _ => Kind::Unavailable,
     };
     let text = format!("no storage answers; {}", about.join("; "));
-    cryostore_engine::Error::new(kind, text)
+    Error::new(kind, text)
         .hint("`cryostore status` shows them; `cryostore configure --forget STORAGE` takes one out that is gone")
         .into()
 }

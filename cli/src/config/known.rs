@@ -22,6 +22,7 @@ pub(crate) const KNOWN_MAX: usize = 64;
 const HEAD: &str = "\
 # The storages that were used here: `ls` lists them, and ids are looked for in them. No secrets.
 # `cryostore configure --forget STORAGE` takes one out.
+
 ";
 
 /// One storage, and what opens it.
@@ -214,9 +215,10 @@ fn change(path: &Path, with: impl FnOnce(&mut ArrayOfTables)) -> Result<(), Fail
     lock.lock().map_err(failed)?;
     let old = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(e) if e.kind() == ErrorKind::NotFound => HEAD.to_owned(),
+        Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
         Err(e) => return Err(failed(e).into()),
     };
+    let is_new = old.is_empty();
     let mut document = parse(path, &old)?;
     let list = document
         .entry("storage")
@@ -228,6 +230,9 @@ fn change(path: &Path, with: impl FnOnce(&mut ArrayOfTables)) -> Result<(), Fail
         ));
     };
     with(list);
+    if let Some(first) = list.get_mut(0).filter(|_| is_new) {
+        first.decor_mut().set_prefix(HEAD);
+    }
     let new = document.to_string();
     if new == old {
         return Ok(());
@@ -295,6 +300,8 @@ mod tests {
         assert!(remember(&path, &one("s3://a")).unwrap());
         assert!(remember(&path, &one("s3://b")).unwrap());
         assert_eq!(list(&path), [one("s3://a"), one("s3://b")]);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with(HEAD), "{text}");
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let text = std::fs::read_to_string(&path).unwrap();

@@ -176,21 +176,22 @@ impl<'c> Search<'c> {
             &self.places.others,
             move |context, storage| {
                 let repo = context.known(&places, storage)?.repo;
-                let (id, found) = look(context, &repo, &wanted)?;
-                Ok((repo, id, found))
+                // It was opened: what is not found now is not there.
+                let found = look(context, &repo, &wanted);
+                Ok(found.map(|(id, one)| (repo, id, one)))
             },
         )?;
-        let mut found = Vec::new();
-        let (mut away, mut searched) = (Vec::new(), Vec::new());
+        let (mut found, mut away) = (Vec::new(), Vec::new());
         for Answer { storage, said } in answers {
             match said {
-                Ok((repo, id, one)) => found.push((storage, repo, id, one)),
-                Err(e) if is_elsewhere(&e, text) => searched.push(storage),
+                Ok(Ok((repo, id, one))) => found.push((storage, repo, id, one)),
+                Ok(Err(e)) if is_elsewhere(&e, text) => {}
                 // Several there: it is said which.
-                Err(Failure::Engine(e)) if e.kind() == Kind::Invalid => {
+                Ok(Err(Failure::Engine(e))) if e.kind() == Kind::Invalid => {
                     return Err(e.at(storage).into());
                 }
-                Err(e) => away.push((storage, e)),
+                Ok(Err(e)) if text == "latest" => return Err(e),
+                Ok(Err(e)) | Err(e) => away.push((storage, e)),
             }
         }
         if found.len() > 1 {

@@ -229,12 +229,11 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
     let (user, system) = files(around)?;
     let keys_dir = directory(around).map(|dir| dir.join("keys"));
 
-    let configured = user.storage.clone().or_else(|| system.storage.clone());
     let storage = nearest([
         flags.storage.clone(),
         variable_storage(around)?,
-        user.storage,
-        system.storage,
+        user.storage.clone(),
+        system.storage.clone(),
     ]);
     let (storage, storage_from) = storage.unzip();
     // A file that nobody can read stops no command that does not need it.
@@ -243,25 +242,25 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
         let name = known::name_of(storage);
         known.into_iter().find(|known| known.storage == name)
     });
-    // Files speak of the storage that they name.
-    let about_another = match (&storage, &configured) {
-        (Some(storage), Some(configured)) => {
-            let written = known::written_name(configured);
-            written != known::written_name(storage) && written != known::name_of(storage)
-        }
+    // A file speaks of the storage that it names.
+    let names = storage
+        .as_deref()
+        .map(|storage| [known::written_name(storage), known::name_of(storage)]);
+    let is_about_another = |file: &File| match (&names, &file.storage) {
+        (Some(names), Some(its)) => !names.contains(&known::written_name(its)),
         _ => false,
     };
-    let of_files = [user.keys, system.keys];
-    let of_files = of_files.into_iter().find(|keys| !keys.is_empty());
-    let (of_files, spare) = if about_another {
-        (None, of_files)
-    } else {
-        (of_files, None)
-    };
+    let (users, systems) = (is_about_another(&user), is_about_another(&system));
+    let (own, others): (Vec<_>, Vec<_>) = [(users, user.keys), (systems, system.keys)]
+        .into_iter()
+        .filter(|(_, keys)| !keys.is_empty())
+        .partition(|(about_another, _)| !about_another);
+    let first = |keys: Vec<(bool, Sources)>| keys.into_iter().next().map(|(_, keys)| keys);
+    let (own, spare) = (first(own), first(others));
     let all = [
         Some(flags.keys.clone()),
         Some(keys_of_variables(around)),
-        of_files,
+        own,
     ];
     let keys = all.into_iter().flatten().find(|keys| !keys.is_empty());
 
@@ -281,22 +280,20 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
         let mut flags = flags.storage_options.iter().map(String::as_str);
         let flag = pairs("--storage-option", &mut flags)?;
         let before = known.as_ref().map(|known| &known.options[..]);
-        // What is known of it is all that files said when it was opened.
-        let of_files = !about_another || before.is_none();
+        // What is known of it is what files said when it was opened, but for what suits any storage.
+        let of_file = |about_another: bool, pairs: &[Pair]| -> Vec<Pair> {
+            let all = !about_another || before.is_none();
+            let pairs = pairs
+                .iter()
+                .filter(|(key, _)| all || storage::suits_any(key));
+            pairs.cloned().collect()
+        };
+        let of_user = of_file(users, &user.storage_options);
+        let of_system = of_file(systems, &system.storage_options);
         let said: &storage::Said<'_> = &[
             ("the file of known storages", before.unwrap_or_default()),
-            (
-                SYSTEM_FILE,
-                if of_files {
-                    &system.storage_options
-                } else {
-                    &[]
-                },
-            ),
-            (
-                "the user's configuration file",
-                if of_files { &user.storage_options } else { &[] },
-            ),
+            (SYSTEM_FILE, &of_system),
+            ("the user's configuration file", &of_user),
             ("CRYOSTORE_STORAGE_OPTIONS", &variable),
             ("--storage-option", &flag),
         ];
@@ -452,6 +449,21 @@ pub(crate) fn directory(around: &Surroundings<'_>) -> Option<PathBuf> {
     let below_home = around.below_home("XDG_CONFIG_HOME", ".config");
     let user = below_home.map(|dir| dir.join("cryostore"));
     user.or_else(|| around.is_root.then(|| PathBuf::from("/etc/cryostore")))
+}
+
+/// What the user's file says of a storage, and what of it may be written down elsewhere.
+pub(crate) fn users_storage(around: &Surroundings<'_>) -> Result<Option<Known>, Failure> {
+    let user = files(around)?.0;
+    let Some(storage) = user.storage else {
+        return Ok(None);
+    };
+    let mut options = user.storage_options;
+    options.retain(|(key, value)| storage::is_lasting(&key.to_ascii_lowercase(), value));
+    Ok(Some(Known {
+        storage,
+        options,
+        keys: user.keys.lasting(),
+    }))
 }
 
 /// What the user's file and the system's say.

@@ -95,6 +95,23 @@ fn nothing_is_written_where_the_key_does_not_fit_or_something_else_lies() {
     run(&place, &["ls", "--storage", "a"], 0);
     // The file's key is that of its storage, and no other's.
     run(&place, &["ls", "--storage", "b"], 0);
+    // A key that does not fit is not written, and what is about one storage goes with it when another becomes the default.
+    run(&place, &["configure", "--key-file", "b.key"], 8);
+    let option = ["--storage-option", "region=x"];
+    run(&place, &[&["configure"], &option[..]].concat(), 0);
+    let (_, err) = run(&place, &["configure", "--storage", "b"], 0);
+    assert!(err.contains("key_file, storage_options.region"), "{err}");
+    let text = file(&place);
+    assert!(
+        !text.contains("key") && !text.contains("region") && text.contains("/b\""),
+        "{text}"
+    );
+    run(&place, &["gc"], 0);
+    let (text, _) = run(&place, &["status"], 0);
+    assert_eq!(text.matches("  yes  ").count(), 4, "{text}");
+    run(&place, &["configure", "--unset", "storage"], 0);
+    run(&place, &["ls", "--storage", "a"], 0);
+    run(&place, &["gc"], 2);
 }
 
 #[test]

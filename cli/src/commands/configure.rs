@@ -15,7 +15,7 @@ use super::init;
 use crate::config::known;
 use crate::config::shown::{self, Shown};
 use crate::config::storage::{is_credential, pair};
-use crate::config::{Flags, Surroundings};
+use crate::config::{Flags, Surroundings, users_storage};
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::kubelet;
@@ -157,7 +157,12 @@ pub(crate) fn run(args: &ConfigureArgs, context: &Context) -> Result<(), Failure
     }
     if flags.storage.is_some() {
         report.made = settle_place(args, context)?;
+    } else if !flags.keys.is_empty() && context.settings().is_ok() {
+        // A key that does not fit is not written.
+        context.repository()?;
     }
+    let mut unset = unset;
+    make_room_for_another(&mut unset, &set, context, &around)?;
     if !set.is_empty() || !unset.is_empty() {
         let file = file
             .ok_or_else(|| Failure::usage("there is no home to write settings into", "set HOME"))?;
@@ -173,6 +178,47 @@ pub(crate) fn run(args: &ConfigureArgs, context: &Context) -> Result<(), Failure
         .collect();
     context.output.show(&report)?;
     hint_of_what_counts_more(context, &report);
+    Ok(())
+}
+
+/// What the file says of keys and options is about the storage that it names: when another takes its place, that goes to the file of known storages.
+fn make_room_for_another(
+    unset: &mut Vec<String>,
+    set: &[(String, String)],
+    context: &Context,
+    around: &Surroundings<'_>,
+) -> Result<(), Failure> {
+    let Some(mut old) = users_storage(around)? else {
+        return Ok(());
+    };
+    let is_set = |key: &str| set.iter().any(|(said, _)| said == key);
+    let new = set.iter().find(|(key, _)| key == "storage");
+    let goes = match new {
+        Some((_, new)) => known::name_of(new) != known::name_of(&old.storage),
+        None => unset.iter().any(|key| key == "storage"),
+    };
+    if !goes || old.keys.is_empty() && old.options.is_empty() {
+        return Ok(());
+    }
+    let keys = [
+        ("key_file", !old.keys.files.is_empty()),
+        ("key_command", !old.keys.commands.is_empty()),
+        ("passphrase_file", !old.keys.passphrase_files.is_empty()),
+    ];
+    let keys = keys.into_iter().filter(|(_, said)| *said);
+    let mut moved: Vec<String> = keys.map(|(key, _)| key.to_owned()).collect();
+    let options = old.options.iter();
+    moved.extend(options.map(|(key, _)| format!("storage_options.{key}")));
+    old.storage = known::name_of(&old.storage);
+    if let Some(path) = known::path(around) {
+        known::remember(&path, &old)?;
+    }
+    context.screen.note(&format!(
+        "{} of {} went to the file of known storages",
+        moved.join(", "),
+        old.storage
+    ));
+    unset.extend(moved.into_iter().filter(|key| !is_set(key)));
     Ok(())
 }
 

@@ -42,6 +42,7 @@ pub(crate) struct InspectArgs {
 
 #[derive(Serialize)]
 struct Report {
+    storage: String,
     snapshot: SnapshotView,
     manifest_bytes: u64,
     packs: usize,
@@ -134,6 +135,7 @@ impl Report {
         let when =
             |time: &String| format!("{} ({} ago)", day_and_time(time), age(time, self.look.now));
         line(f, "snapshot", &snapshot.id.to_string())?;
+        line(f, "storage", &self.storage)?;
         if let Some(original) = snapshot.original {
             let text = format!("{} in repository {}", original.id, original.repository);
             line(f, "copy of", &text)?;
@@ -292,6 +294,7 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<(), Failure> 
     let manifest = reader.manifest();
     let is_member = |stream: &&Stream| matches!(stream.role, Role::Member | Role::Attachment);
     let report = Report {
+        storage: repo.store().name().to_owned(),
         snapshot: SnapshotView::from(record),
         manifest_bytes: repo.manifest_object(record)?.1,
         packs: manifest.packs.len(),

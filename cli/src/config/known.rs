@@ -3,10 +3,11 @@
 //! Always: it is replaced as a whole, and only its owner can read it; what else somebody wrote into it stays. Never: holds a secret, and never stops a
 //! command that does not need it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cryostore_engine::{Error, Scheme};
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
@@ -18,6 +19,12 @@ use crate::secrets::Sources;
 
 /// More are no list that a person overlooks, and all of them are asked when an id is looked for.
 pub(crate) const KNOWN_MAX: usize = 64;
+
+/// Beside the file: the file itself is replaced.
+const LOCK: &str = ".storages.lock";
+/// Together 2 s: a change takes some milliseconds.
+const LOCK_TRIES: usize = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 const HEAD: &str = "\
 # The storages that were used here: `ls` lists them, and ids are looked for in them. No secrets.
@@ -211,8 +218,7 @@ fn change(path: &Path, with: impl FnOnce(&mut ArrayOfTables)) -> Result<(), Fail
         .create(dir)
         .map_err(failed)?;
     // Held until this is back.
-    let lock = File::open(dir).map_err(failed)?;
-    lock.lock().map_err(failed)?;
+    let _lock = lock(&dir.join(LOCK)).map_err(failed)?;
     let old = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
@@ -238,6 +244,25 @@ fn change(path: &Path, with: impl FnOnce(&mut ArrayOfTables)) -> Result<(), Fail
         return Ok(());
     }
     replace(path, &new).map_err(|e| failed(e).into())
+}
+
+/// Waits for other processes, but not for one that hangs, nor for a file server that is away.
+fn lock(path: &Path) -> std::io::Result<File> {
+    // Open for writing: locks over NFS ask for it.
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+    }
+    Err(ErrorKind::TimedOut.into())
 }
 
 /// Replaces a file of the user's by one that only its owner can read, or that has the rights which it had.
@@ -320,8 +345,24 @@ mod tests {
         assert_eq!(list(&path), [one("s3://b")]);
         assert_eq!(
             std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
-            1
+            2,
+            "the file and its lock"
         );
+    }
+
+    #[test]
+    fn processes_that_remember_at_once_forget_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("storages.toml");
+        std::thread::scope(|scope| {
+            for n in 0..16 {
+                let path = &path;
+                scope.spawn(move || {
+                    assert!(remember(path, &one(&format!("s3://{n}"))).unwrap());
+                });
+            }
+        });
+        assert_eq!(list(&path).len(), 16);
     }
 
     #[test]

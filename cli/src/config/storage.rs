@@ -52,8 +52,24 @@ const LASTING: [&str; 19] = [
     "tenant_id",
 ];
 
+/// Time-outs and how much at once: as much about the node as about the storage.
+const TUNING: [&str; 7] = [
+    "timeout",
+    "connect_timeout",
+    "retries",
+    "retry_timeout",
+    "patience",
+    "uploads",
+    "downloads",
+];
+
+/// True if an option that is said of one storage is meant for any.
+pub(super) fn suits_any(key: &str) -> bool {
+    TUNING.contains(&key.to_ascii_lowercase().as_str())
+}
+
 /// True if an option may be written down. An address may hold a password.
-fn is_lasting(name: &str, value: &str) -> bool {
+pub(super) fn is_lasting(name: &str, value: &str) -> bool {
     LASTING.contains(&name) && !value.contains('@')
 }
 

@@ -466,6 +466,17 @@ fn what_a_file_says_of_keys_and_options_is_about_the_storage_that_it_names() {
         (new.spare.clone(), region(&new).as_deref()),
         (file("/a.key"), Some("file"))
     );
+    // The user's default beside the system's: the system's key is not its.
+    let both = [
+        (USER.0, "storage = \"s3://b\""),
+        (SYSTEM.0, "storage = \"s3://a\"\nkey_file = \"/a.key\""),
+        KNOWN,
+    ];
+    let users = settle(&Flags::default(), &[HOME], &both).expect("it can be");
+    assert_eq!(
+        (users.keys, users.spare),
+        (Sources::default(), file("/a.key"))
+    );
     // Where no storage is named, all are meant.
     let files = [
         (
@@ -525,4 +536,19 @@ fn the_default_and_the_known_storages_are_told_apart_from_one_that_is_said() {
     );
     assert_eq!(with(&Flags::default(), "/v"), ["/v"]);
     assert_eq!(with(&flag("/f"), "/v"), ["/f"]);
+}
+
+#[test]
+fn time_outs_in_a_file_count_for_every_storage() {
+    let text = "storage = \"s3://a\"\n[storage_options]\npatience = \"7m\"\nregion = \"file\"";
+    let settings = settle(&flag("s3://b"), &[HOME], &[(USER.0, text), KNOWN]).expect("it can be");
+    let mut wanted = StoreOptions::for_storage("s3://b").expect("it is known");
+    for (key, value) in [
+        ("patience", "7m"),
+        ("region", "known"),
+        ("endpoint", "http://known"),
+    ] {
+        wanted.set(key, value).expect("it is known");
+    }
+    assert_eq!(settings.storage_options, Some(wanted));
 }

@@ -124,7 +124,11 @@ impl<'c> Search<'c> {
         }
         match &self.places.others[..] {
             [] => Err(nothing_said(&self.places)),
-            [_] => self.among_known(text, None, look),
+            [one] => {
+                let repo = self.opened(&one.clone())?;
+                let found = look(self.context, &repo, text)?.1;
+                Ok((repo, found))
+            }
             several if text == "latest" => Err(Failure::usage(
                 "`latest` of which storage?",
                 format!(

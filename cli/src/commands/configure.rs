@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::DirBuilder;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use cryostore_engine::{Error, Kind};
 use serde::Serialize;
 use toml_edit::{DocumentMut, Item, Table, value};
 
+use super::first_use::{self, Place};
 use super::init;
 use crate::config::known;
 use crate::config::shown::{self, Shown};
@@ -18,7 +19,6 @@ use crate::config::storage::{is_credential, pair};
 use crate::config::{Flags, Surroundings, users_storage};
 use crate::context::Context;
 use crate::exit::Failure;
-use crate::kubelet;
 use crate::output::Output;
 use crate::text::{Column, Table as Rows, printable};
 
@@ -156,7 +156,16 @@ pub(crate) fn run(args: &ConfigureArgs, context: &Context) -> Result<(), Failure
         report.forgotten.push(forget(storage, &around)?);
     }
     if flags.storage.is_some() {
-        report.made = settle_place(args, context)?;
+        report.made = match first_use::settle(args.init, context)? {
+            Place::There(repo) => {
+                let name = repo.store().name();
+                context
+                    .screen
+                    .note(&format!("{name} answers, and its key is at hand"));
+                None
+            }
+            Place::Made(made) => Some(made),
+        };
     } else if !flags.keys.is_empty() && context.settings().is_ok() {
         // A key that does not fit is not written.
         context.repository()?;
@@ -214,7 +223,7 @@ fn make_room_for_another(
         known::remember(&path, &old)?;
     }
     context.screen.note(&format!(
-        "{} of {} went to the file of known storages",
+        "{} in the file are about {}: they went to the file of known storages",
         moved.join(", "),
         old.storage
     ));
@@ -334,53 +343,6 @@ fn forget(storage: &str, around: &Surroundings<'_>) -> Result<String, Failure> {
     .into())
 }
 
-/// Sees that there is a repository which the key opens, or makes one.
-fn settle_place(args: &ConfigureArgs, context: &Context) -> Result<Option<init::Report>, Failure> {
-    let storage = context.flags.storage.as_deref().unwrap_or_default();
-    if let Some(folder) = kubelet::Folder::around(storage) {
-        return Err(folder.takes_no_repository());
-    }
-    match context.repository() {
-        Ok(repo) => {
-            context.screen.note(&format!(
-                "{} answers, and its key is at hand",
-                repo.store().name()
-            ));
-            return Ok(None);
-        }
-        Err(Failure::Engine(e)) if e.kind() == Kind::NotFound => {}
-        Err(e) => return Err(e),
-    }
-    if !args.init && !asked(storage)? {
-        return Err(Error::new(
-            Kind::NotFound,
-            format!("there is no repository in {storage}"),
-        )
-        .hint("nothing was written; --init makes one there")
-        .into());
-    }
-    init::make(&init::InitArgs::default(), context).map(Some)
-}
-
-/// Somebody at the terminal says yes.
-fn asked(storage: &str) -> Result<bool, Failure> {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() || !std::io::stderr().is_terminal() {
-        return Ok(false);
-    }
-    let failed = |e| Error::io("the terminal", e);
-    let question = format!(
-        "there is no repository in {}: make one? [y/N] ",
-        printable(storage)
-    );
-    let mut stderr = std::io::stderr();
-    stderr.write_all(question.as_bytes()).map_err(failed)?;
-    stderr.flush().map_err(failed)?;
-    let mut line = String::new();
-    stdin.read_line(&mut line).map_err(failed)?;
-    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
-}
-
 /// Changes the file, in which all else stays. `false`: it said so already.
 fn write(file: &Path, set: &[(String, String)], unset: &[String]) -> Result<bool, Failure> {
     let failed = |e| Error::io(format!("the configuration file {}", file.display()), e);
@@ -419,8 +381,12 @@ fn changed(old: &str, set: &[(String, String)], unset: &[String]) -> Result<Stri
             None => drop(document.remove(key)),
             Some((table, option)) => {
                 let table = document.get_mut(table).and_then(Item::as_table_like_mut);
-                if let Some(table) = table {
+                let left = table.map(|table| {
                     table.remove(option);
+                    table.len()
+                });
+                if left == Some(0) {
+                    document.remove("storage_options");
                 }
             }
         }
@@ -497,10 +463,7 @@ mod tests {
             ),
             OLD.replace("\"x\"\n", "\"y\"\nendpoint = \"e\"\n")
         );
-        assert_eq!(
-            change(&[], &["storage_options.region", "storage"]),
-            "\n[storage_options]\n"
-        );
+        assert_eq!(change(&[], &["storage_options.region", "storage"]), "");
         assert_eq!(change(&[], &["cache_dir"]), OLD);
     }
 

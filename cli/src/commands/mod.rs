@@ -11,6 +11,7 @@ mod delete;
 mod demo;
 mod export;
 mod filter;
+mod first_use;
 mod gc;
 mod import;
 mod init;

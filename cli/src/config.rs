@@ -4,17 +4,22 @@
 //! itself, so that the order can be tested.
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use cryostore_engine::{Error, Memory, StoreOptions};
+use cryostore_engine::{Memory, StoreOptions};
 
+pub(crate) use self::apart::{resolve_default, resolve_known, resolve_other};
+use self::file::{File, files};
 pub(crate) use self::known::Known;
 pub(crate) use self::storage::Pair;
 use crate::exit::Failure;
 use crate::secrets::Sources;
 
+mod apart;
 mod aws;
+pub(crate) mod edit;
+mod file;
 pub(crate) mod known;
 pub(crate) mod shown;
 pub(crate) mod storage;
@@ -48,8 +53,6 @@ The files are $XDG_CONFIG_HOME/cryostore/config.toml (~/.config/cryostore/config
 Credentials of buckets are found where the clouds' own tools look: AWS_…, ~/.aws, AZURE_…, GOOGLE_….";
 
 const PASSPHRASE: &str = "CRYOSTORE_PASSPHRASE";
-/// The same of the repository that is copied to.
-const OTHER_PASSPHRASE: &str = "CRYOSTORE_TO_PASSPHRASE";
 const SYSTEM_FILE: &str = "/etc/cryostore/config.toml";
 
 /// What the command line says.
@@ -153,18 +156,6 @@ impl Surroundings<'_> {
         self.directory(variable)
             .or_else(|| Some(self.directory("HOME")?.join(default)))
     }
-}
-
-/// What one file says.
-#[derive(Debug, Default)]
-struct File {
-    storage: Option<String>,
-    storage_options: Vec<Pair>,
-    cache_dir: Option<PathBuf>,
-    cache_size: Option<String>,
-    append_only: bool,
-    max_memory: Option<String>,
-    keys: Sources,
 }
 
 /// Which storages there are to ask.
@@ -357,93 +348,6 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
     })
 }
 
-/// Settles what counts for another repository: what files and variables of this program say of storage and keys is meant for the usual one; caches and memory are the same.
-pub(crate) fn resolve_other(
-    flags: &Flags,
-    other: &Other,
-    around: &Surroundings<'_>,
-) -> Result<Settings, Failure> {
-    let mut keys = other.keys.clone();
-    if keys.is_empty() && around.get(OTHER_PASSPHRASE).is_some() {
-        keys.passphrase_variable = Some(OTHER_PASSPHRASE);
-    }
-    let its = Flags {
-        storage: Some(other.storage.clone()),
-        storage_options: other.storage_options.clone(),
-        keys,
-        ..Flags::default()
-    };
-    // Its keys are said each time: they are told apart from those of the usual one.
-    Ok(Settings {
-        known_keys: false,
-        ..resolve_apart(flags, &its, false, around)?
-    })
-}
-
-/// The same for a known storage, of which nothing else is said. What is said of keys may be its key where nothing else is at hand.
-pub(crate) fn resolve_known(
-    flags: &Flags,
-    storage: &str,
-    around: &Surroundings<'_>,
-) -> Result<Settings, Failure> {
-    let its = Flags {
-        storage: Some(storage.to_owned()),
-        ..Flags::default()
-    };
-    Ok(Settings {
-        spare: resolve(flags, around)?.keys,
-        ..resolve_apart(flags, &its, false, around)?
-    })
-}
-
-/// The same for the default, while a variable names another.
-pub(crate) fn resolve_default(
-    flags: &Flags,
-    storage: &str,
-    around: &Surroundings<'_>,
-) -> Result<Settings, Failure> {
-    let its = Flags {
-        storage: Some(storage.to_owned()),
-        ..Flags::default()
-    };
-    resolve_apart(flags, &its, true, around)
-}
-
-/// What `its` says of storage and keys counts, and the files if they are about it; what `flags` and the files say of the rest.
-fn resolve_apart(
-    flags: &Flags,
-    its: &Flags,
-    files_too: bool,
-    around: &Surroundings<'_>,
-) -> Result<Settings, Failure> {
-    let usual = resolve(flags, around)?;
-    let variable = |name: &str| {
-        let ours = name.starts_with("CRYOSTORE_");
-        (around.variable)(name).filter(|_| !ours)
-    };
-    let known = known::path(around);
-    let read = |path: &Path| {
-        if files_too || known.as_deref() == Some(path) {
-            (around.read)(path)
-        } else {
-            Err(ErrorKind::NotFound.into())
-        }
-    };
-    let around = Surroundings {
-        variable: &variable,
-        read: &read,
-        is_root: around.is_root,
-    };
-    let settings = resolve(its, &around)?;
-    Ok(Settings {
-        cache_dir: usual.cache_dir,
-        cache_size: usual.cache_size,
-        append_only: usual.append_only,
-        memory: usual.memory,
-        ..settings
-    })
-}
-
 /// Where the user's files are: settings, key files, known storages.
 pub(crate) fn directory(around: &Surroundings<'_>) -> Option<PathBuf> {
     let below_home = around.below_home("XDG_CONFIG_HOME", ".config");
@@ -464,14 +368,6 @@ pub(crate) fn users_storage(around: &Surroundings<'_>) -> Result<Option<Known>, 
         options,
         keys: user.keys.lasting(),
     }))
-}
-
-/// What the user's file and the system's say.
-fn files(around: &Surroundings<'_>) -> Result<(File, File), Failure> {
-    let user = around.below_home("XDG_CONFIG_HOME", ".config");
-    let user = user.map(|dir| dir.join("cryostore/config.toml"));
-    let user = user.map_or_else(|| Ok(File::default()), |path| File::read(&path, around))?;
-    Ok((user, File::read(Path::new(SYSTEM_FILE), around)?))
 }
 
 /// What the environment says of keys.
@@ -522,118 +418,6 @@ pub(crate) fn bytes_of(flag: &str, text: &str) -> Result<u64, Failure> {
         Failure::usage(
             format!("{flag}: `{text}` is no size"),
             "write 512M, 1G or a number of bytes",
-        )
-    })
-}
-
-impl File {
-    /// A file that is not there says nothing.
-    fn read(path: &Path, around: &Surroundings<'_>) -> Result<Self, Failure> {
-        match (around.read)(path) {
-            Ok(text) => Self::parse(path, &text, around),
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                Ok(Self::default())
-            }
-            Err(e) => {
-                Err(Error::io(format!("the configuration file {}", path.display()), e).into())
-            }
-        }
-    }
-
-    fn parse(path: &Path, text: &str, around: &Surroundings<'_>) -> Result<Self, Failure> {
-        let file = path.display();
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
-            let line = e
-                .span()
-                .and_then(|span| text.get(..span.start))
-                .map_or(1, |before| before.matches('\n').count() + 1);
-            Failure::usage(
-                format!("{file}, line {line}: {}", e.message()),
-                "a line reads `storage = \"/srv/checkpoints\"`",
-            )
-        })?;
-        let mut out = Self::default();
-        for (key, value) in table {
-            if key == "storage_options" {
-                out.storage_options = options_table(&file.to_string(), &value)?;
-                continue;
-            }
-            if key == "append_only" {
-                let text = value
-                    .as_str()
-                    .map_or_else(|| value.to_string(), str::to_owned);
-                out.append_only = truth(&format!("{file}: `append_only`"), &text)?;
-                continue;
-            }
-            let Some(value) = value.as_str().filter(|value| !value.is_empty()) else {
-                return Err(Failure::usage(
-                    format!("{file}: the value of `{key}` is not a string"),
-                    "write it in quotes",
-                ));
-            };
-            match key.as_str() {
-                "storage" if value.contains("://") => out.storage = Some(value.to_owned()),
-                "storage" => {
-                    let path = absolute(&format!("{file}: `storage`"), value, around)?;
-                    out.storage = path.to_str().map(str::to_owned);
-                }
-                "key_command" => out.keys.commands = vec![value.to_owned()],
-                "key_file" => {
-                    out.keys.files = vec![absolute(&format!("{file}: `key_file`"), value, around)?];
-                }
-                "passphrase_file" => {
-                    let what = format!("{file}: `passphrase_file`");
-                    out.keys.passphrase_files = vec![absolute(&what, value, around)?];
-                }
-                "cache_size" => out.cache_size = Some(value.to_owned()),
-                "max_memory" => out.max_memory = Some(value.to_owned()),
-                "cache_dir" => {
-                    out.cache_dir = Some(absolute(&format!("{file}: `cache_dir`"), value, around)?)
-                }
-                _ => {
-                    return Err(Failure::usage(
-                        format!("{file}: the key `{key}` is not known"),
-                        "the keys are `storage`, `storage_options`, `cache_dir`, `cache_size`, `max_memory`, `append_only`, `key_file`, `key_command` and `passphrase_file`",
-                    ));
-                }
-            }
-        }
-        Ok(out)
-    }
-}
-
-/// Keys and strings, numbers or truths.
-fn options_table(file: &str, value: &toml::Value) -> Result<Vec<Pair>, Failure> {
-    let wrong = |what: &str| {
-        Failure::usage(
-            format!("{file}: {what}"),
-            "write a line [storage_options] and below it lines such as region = \"eu-central-1\"",
-        )
-    };
-    let table = value
-        .as_table()
-        .ok_or_else(|| wrong("`storage_options` is not a table"))?;
-    let text = |(key, value): (&String, &toml::Value)| match value {
-        toml::Value::String(text) => Ok((key.clone(), text.clone())),
-        toml::Value::Integer(number) => Ok((key.clone(), number.to_string())),
-        toml::Value::Boolean(truth) => Ok((key.clone(), truth.to_string())),
-        _ => Err(wrong(&format!(
-            "the value of the option `{key}` is not a string, a number, true or false"
-        ))),
-    };
-    table.iter().map(text).collect()
-}
-
-/// A path in a file means the same wherever the program is started.
-fn absolute(what: &str, value: &str, around: &Surroundings<'_>) -> Result<PathBuf, Failure> {
-    let path = match value.strip_prefix("~/") {
-        Some(rest) => around.directory("HOME").map(|home| home.join(rest)),
-        None => Some(PathBuf::from(value)),
-    };
-    path.filter(|path| path.is_absolute()).ok_or_else(|| {
-        Failure::usage(
-            format!("{what} is not an absolute path: {value}"),
-            "begin it with / or ~/",
         )
     })
 }

@@ -167,6 +167,8 @@ pub(crate) struct Places {
     pub(crate) default: Option<String>,
     /// Those that are known besides.
     pub(crate) others: Vec<String>,
+    /// Why these are not known: they are not needed where something is said.
+    pub(crate) trouble: Option<String>,
 }
 
 impl Places {
@@ -188,10 +190,11 @@ pub(crate) fn places(flags: &Flags, around: &Surroundings<'_>) -> Result<Places,
     };
     let default = user.storage.or(system.storage);
     let name = default.as_deref().map(known::written_name);
-    let known = match known::read(around) {
-        // It is not needed, then.
-        Err(_) if said.is_some() => Vec::new(),
-        known => known?,
+    let (known, trouble) = match known::read(around) {
+        Ok(known) => (known, None),
+        Err(_) if said.is_some() => (Vec::new(), None),
+        Err(e) if default.is_some() => (Vec::new(), Some(e.text())),
+        Err(e) => return Err(e),
     };
     let mut others: Vec<_> = known.into_iter().map(|known| known.storage).collect();
     others.retain(|storage| Some(storage) != name.as_ref());
@@ -199,6 +202,7 @@ pub(crate) fn places(flags: &Flags, around: &Surroundings<'_>) -> Result<Places,
         said,
         default,
         others,
+        trouble,
     })
 }
 

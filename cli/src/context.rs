@@ -70,7 +70,12 @@ impl Context {
 
     /// Where there is something to look at.
     pub(crate) fn places(&self) -> Result<Places, Failure> {
-        config::places(&self.flags, &Surroundings::of_this_process())
+        let places = config::places(&self.flags, &Surroundings::of_this_process())?;
+        if let Some(trouble) = &places.trouble {
+            self.screen
+                .warn(&format!("only the default is asked: {trouble}"));
+        }
+        Ok(places)
     }
 
     /// The same context, in which this storage was said.

@@ -183,3 +183,24 @@ fn the_commands_of_the_cycle_that_need_no_cluster_work_as_they_are_written() {
         assert!(text.contains(&format!("`{name} gc` runs")), "{text}");
     }
 }
+
+#[test]
+fn bash_completes_the_words_behind_clouder_criu() {
+    let place = Place::new();
+    let (script, _) = run(&place, "clouder", &["criu", "completions", "bash"], 0);
+    std::fs::write(place.path("script"), script).unwrap();
+    let complete = |words: &[&str]| {
+        let (last, before) = (words[words.len() - 1], words[words.len() - 2]);
+        let line = format!(
+            "source ./script; COMP_WORDS=({}); COMP_CWORD={}; _clouder clouder '{last}' '{before}'; echo \"${{COMPREPLY[@]}}\"",
+            words.join(" "),
+            words.len() - 1
+        );
+        let mut bash = Command::new("bash");
+        bash.current_dir(place.dir.path()).args(["-c", &line]);
+        String::from_utf8(bash.output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(complete(&["clouder", "c"]).trim(), "criu");
+    assert!(complete(&["clouder", "criu", "stat"]).contains("status"));
+    assert!(complete(&["clouder", "criu", "ls", "--st"]).contains("--storage"));
+}

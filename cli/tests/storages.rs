@@ -357,6 +357,10 @@ fn a_home_that_cannot_be_written_to_is_no_error() {
     run(&place, &["ls", "--storage", "a"], 0);
     let (_, err) = run(&place, &["ls"], 2);
     assert!(err.contains("storages.toml, line 1"), "{err}");
+    settings(&place, &format!("storage = \"{}\"\n", path(&place, "a")));
+    let (_, err) = run(&place, &["ls"], 0);
+    assert_eq!(err.matches("only the default is asked").count(), 1, "{err}");
+    run(&place, &["inspect", "00000000"], 3);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::filter::FilterArgs;
 use super::view::SnapshotView;
-use crate::context::Context;
+use crate::context::{Context, Places};
 use crate::exit::Failure;
 use crate::kubelet;
 use crate::output::Output;
@@ -166,7 +166,7 @@ pub(crate) fn run(args: &LsArgs, context: &Context) -> Result<(), Failure> {
     match &storages[..] {
         [] => Err(nothing_said(&places)),
         [one] => of_one(one, &filter, &context.with_one(&places, one), now),
-        _ => of_several(&storages, &filter, context, now),
+        _ => of_several(places, &filter, context, now),
     }
 }
 
@@ -187,13 +187,12 @@ fn of_one(
 }
 
 fn of_several(
-    storages: &[String],
+    places: Places,
     filter: &Filter,
     context: &Context,
     now: Timestamp,
 ) -> Result<(), Failure> {
-    let places = context.places()?;
-    let answers = ask(context, storages, move |context, storage| {
+    let answers = ask(context, &places.all(), move |context, storage| {
         let repo = context.known(&places, storage)?.repo;
         Ok((
             context.snapshots(&repo)?.snapshots,

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -255,6 +255,7 @@ fn lock(path: &Path) -> std::io::Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(path)?;
+    belongs_to_whom(&file, path.parent().unwrap_or(path));
     for _ in 0..LOCK_TRIES {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -263,6 +264,18 @@ fn lock(path: &Path) -> std::io::Result<File> {
         }
     }
     Err(ErrorKind::TimedOut.into())
+}
+
+/// Gives a file to the owner of another: under `sudo` it would be root's, and its user could not read his own settings.
+fn belongs_to_whom(file: &File, other: &Path) {
+    let ours = rustix::process::geteuid();
+    if let Ok(meta) = other.metadata()
+        && ours.is_root()
+        && meta.uid() != ours.as_raw()
+    {
+        // It is root's, then, as it was.
+        drop(fchown(file, Some(meta.uid()), Some(meta.gid())));
+    }
 }
 
 /// Replaces a file of the user's by one that only its owner can read, or that has the rights which it had.
@@ -282,6 +295,9 @@ pub(crate) fn replace(path: &Path, text: &str) -> std::io::Result<()> {
             .open(&new)?;
         if let Ok(meta) = path.metadata() {
             out.set_permissions(meta.permissions())?;
+            belongs_to_whom(&out, &path);
+        } else {
+            belongs_to_whom(&out, dir);
         }
         out.write_all(text.as_bytes())?;
         out.sync_all()?;
@@ -363,6 +379,22 @@ mod tests {
             }
         });
         assert_eq!(list(&path).len(), 16);
+    }
+
+    #[test]
+    fn what_root_writes_into_the_home_of_a_user_is_the_users() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(1234), Some(1234)).unwrap();
+        let path = dir.path().join("storages.toml");
+        for storage in ["s3://a", "s3://b"] {
+            assert!(remember(&path, &one(storage)).unwrap());
+            for entry in std::fs::read_dir(dir.path()).unwrap() {
+                assert_eq!(entry.unwrap().metadata().unwrap().uid(), 1234);
+            }
+        }
     }
 
     #[test]

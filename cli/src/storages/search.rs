@@ -174,7 +174,7 @@ impl<'c> Search<'c> {
         + 'static,
     ) -> Result<(Repository, T), Failure> {
         let wanted = text.to_owned();
-        let places = self.context.places()?;
+        let places = self.places.clone();
         let answers = ask(
             self.context,
             &self.places.others,

@@ -163,7 +163,12 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
 
 /// `clouder` alone: what stands behind the name, and what to say.
 fn without_criu() -> ExitCode {
-    let text = "clouder criu COMMAND\n\nStores container checkpoints; `clouder criu help` lists the commands. This `clouder` is a link to cryostore, which knows nothing else.\n";
+    let text = concat!(
+        "clouder criu COMMAND\n\nStores container checkpoints; `clouder criu help` lists the commands. ",
+        "This `clouder` is a link to cryostore ",
+        env!("CARGO_PKG_VERSION"),
+        ", which knows no other words.\n"
+    );
     // A closed pipe is no error here.
     drop(Output::bytes(text.as_bytes()));
     ExitCode::SUCCESS

@@ -95,7 +95,7 @@ impl Called {
                 Words::Arguments(arguments)
             }
             None if arguments.len() < 2 => Words::Help,
-            Some("help" | "--help" | "-h") => Words::Help,
+            Some("help" | "--help" | "-h" | "--version" | "-V") => Words::Help,
             _ => Words::NoCriu,
         }
     }

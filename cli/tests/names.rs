@@ -98,7 +98,7 @@ fn clouder_without_criu_says_what_is_meant() {
         let (out, err) = run(&place, "clouder", arguments, 2);
         assert!(out.is_empty() && err.contains("`clouder criu ls`"), "{err}");
     }
-    for arguments in [&[][..], &["help"], &["--help"]] {
+    for arguments in [&[][..], &["help"], &["--help"], &["--version"]] {
         let (out, _) = run(&place, "clouder", arguments, 0);
         assert!(out.contains("clouder criu help"), "{out}");
     }

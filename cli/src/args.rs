@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{ArgAction, Args, Parser};
+use clap::{ArgAction, Args, FromArgMatches, Parser};
 
+use crate::called::{Called, Words};
 use crate::commands::{Command, Outcome};
 use crate::config::{self, Flags};
 use crate::context::Context;
@@ -31,7 +32,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// The repository: a directory, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX [env: CRYOSTORE_STORAGE]
+    /// The repository, and no other: a directory, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX [env: CRYOSTORE_STORAGE]
     #[arg(long, global = true, value_name = "DIR|URL")]
     storage: Option<String>,
     /// Say more about the storage, such as endpoint=URL or region=NAME; may be repeated
@@ -89,13 +90,29 @@ fn after_help() -> String {
 
 /// Runs what the arguments say.
 pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
+    let called = Called::settle(arguments.first().map(AsRef::as_ref).unwrap_or_default());
     let json = arguments
         .iter()
         .take_while(|argument| *argument != "--")
         .any(|argument| argument == "--json");
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments = match called.words(arguments) {
+        Words::Arguments(arguments) => arguments,
+        Words::Help => return without_criu(),
+        Words::NoCriu => {
+            let failure = Failure::usage(
+                "`clouder` is followed by the word `criu`",
+                "`clouder criu ls` lists checkpoints; `clouder criu help` lists the commands",
+            );
+            Screen::new(json, false, false, StopFlag::default()).fail(&failure);
+            return ExitCode::from(failure.code());
+        }
+    };
+    let mut command = called.command();
+    let parsed = command.try_get_matches_from_mut(arguments);
+    let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(e) => return not_parsed(&e, json),
+        Err(e) => return not_parsed(&e.format(&mut command), json),
     };
     let Global {
         storage,
@@ -142,6 +159,19 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
             ExitCode::from(failure.code())
         }
     }
+}
+
+/// `clouder` alone: what stands behind the name, and what to say.
+fn without_criu() -> ExitCode {
+    let text = concat!(
+        "clouder criu COMMAND\n\nStores container checkpoints; `clouder criu help` lists the commands. ",
+        "This `clouder` is a link to cryostore ",
+        env!("CARGO_PKG_VERSION"),
+        ", which knows no other words.\n"
+    );
+    // A closed pipe is no error here.
+    drop(Output::bytes(text.as_bytes()));
+    ExitCode::SUCCESS
 }
 
 /// Help and version are results; everything else is wrong.

@@ -4,20 +4,35 @@
 //! itself, so that the order can be tested.
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use cryostore_engine::{Error, Memory, StoreOptions};
+use cryostore_engine::{Memory, StoreOptions};
 
-use self::storage::Pair;
+pub(crate) use self::apart::{resolve_default, resolve_known, resolve_other};
+use self::file::{File, files};
+pub(crate) use self::known::Known;
+pub(crate) use self::storage::Pair;
 use crate::exit::Failure;
 use crate::secrets::Sources;
 
+mod apart;
 mod aws;
-mod storage;
+pub(crate) mod edit;
+mod file;
+pub(crate) mod known;
+pub(crate) mod shown;
+pub(crate) mod storage;
 
 /// Shown by `cryostore help` and in the man page.
 pub(crate) const HELP: &str = "\
+Storages:
+  A storage that --storage or CRYOSTORE_STORAGE names is the only one that is asked. The one that a
+  configuration file names (`cryostore configure --storage`) is the default: things are stored there,
+  and an id is looked for there first, then in all storages that were used before. Without any of
+  these, `ls` lists all; STORAGE#ID is an id in that storage, such as s3://checkpoints#3f9a2b1c. What
+  stores, collects or checks takes the default or says that there is none: it does not choose.
+
 Settings, the first that is given counts:
   flag         variable               key in the file
   --storage    CRYOSTORE_STORAGE      storage
@@ -25,20 +40,19 @@ Settings, the first that is given counts:
   --cache-size CRYOSTORE_CACHE_SIZE   cache_size
   --max-memory CRYOSTORE_MAX_MEMORY   max_memory
   --append-only CRYOSTORE_APPEND_ONLY append_only, `true` or `false`
-  --storage-option                    storage_options, a table; the variable CRYOSTORE_STORAGE_OPTIONS
+  --storage-option                    storage_options, a table; CRYOSTORE_STORAGE_OPTIONS
                                       holds KEY=VALUE pairs with spaces between them
   --key-file   CRYOSTORE_KEY_FILE     key_file
   --key-command      CRYOSTORE_KEY_COMMAND      key_command
   --passphrase-file  CRYOSTORE_PASSPHRASE_FILE  passphrase_file
-CRYOSTORE_PASSPHRASE may hold the passphrase itself. If nothing is said of keys, the file is taken that
-`init` made, ~/.config/cryostore/keys/ID.key.
+CRYOSTORE_PASSPHRASE may hold the passphrase itself. If nothing is said of keys, what opened the
+storage before is tried, and the file that `init` made, ~/.config/cryostore/keys/ID.key. What a file
+says of keys is about the storage that it names. `cryostore configure` shows what counts.
 The files are $XDG_CONFIG_HOME/cryostore/config.toml (~/.config/cryostore/config.toml), then
 /etc/cryostore/config.toml. CRYOSTORE_LOG sets what -v shows, such as `debug`.
 Credentials of buckets are found where the clouds' own tools look: AWS_…, ~/.aws, AZURE_…, GOOGLE_….";
 
 const PASSPHRASE: &str = "CRYOSTORE_PASSPHRASE";
-/// The same of the repository that is copied to.
-const OTHER_PASSPHRASE: &str = "CRYOSTORE_TO_PASSPHRASE";
 const SYSTEM_FILE: &str = "/etc/cryostore/config.toml";
 
 /// What the command line says.
@@ -64,10 +78,36 @@ pub(crate) struct Other {
     pub(crate) keys: Sources,
 }
 
+/// Where something was said, the nearest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Flag,
+    Variable,
+    User,
+    System,
+}
+
+/// What was said the nearest.
+fn nearest<T>(all: [Option<T>; 4]) -> Option<(T, Origin)> {
+    let origins = [Origin::Flag, Origin::Variable, Origin::User, Origin::System];
+    let mut said = all.into_iter().zip(origins);
+    said.find_map(|(value, origin)| Some((value?, origin)))
+}
+
 /// What counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) storage: Option<String>,
+    /// A flag or a variable means this storage and no other; a file names the one that is asked first.
+    pub(crate) storage_from: Option<Origin>,
+    /// Options that may be written down.
+    pub(crate) lasting: Vec<Pair>,
+    /// What is written down of it.
+    pub(crate) known: Option<Known>,
+    /// What opened it before may open it again.
+    pub(crate) known_keys: bool,
+    /// What files say of keys, where they are about another storage: for a repository for which nothing else is at hand.
+    pub(crate) spare: Sources,
     /// What else is known of it.
     pub(crate) storage_options: Option<StoreOptions>,
     /// None: no caches.
@@ -118,78 +158,143 @@ impl Surroundings<'_> {
     }
 }
 
-/// What one file says.
-#[derive(Debug, Default)]
-struct File {
-    storage: Option<String>,
-    storage_options: Vec<Pair>,
-    cache_dir: Option<PathBuf>,
-    cache_size: Option<String>,
-    append_only: bool,
-    max_memory: Option<String>,
-    keys: Sources,
+/// Which storages there are to ask.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Places {
+    /// A flag or a variable says: this one, and no other.
+    pub(crate) said: Option<String>,
+    /// What a file names: it is asked first.
+    pub(crate) default: Option<String>,
+    /// Those that are known besides.
+    pub(crate) others: Vec<String>,
+    /// Why these are not known: they are not needed where something is said.
+    pub(crate) trouble: Option<String>,
+}
+
+impl Places {
+    /// All that a command asks which shows what there is.
+    pub(crate) fn all(&self) -> Vec<String> {
+        match &self.said {
+            Some(said) => vec![said.clone()],
+            None => self.default.iter().chain(&self.others).cloned().collect(),
+        }
+    }
+}
+
+/// Settles where to look. Asks no storage and no file system but for the files of settings.
+pub(crate) fn places(flags: &Flags, around: &Surroundings<'_>) -> Result<Places, Failure> {
+    let (user, system) = files(around)?;
+    let said = match &flags.storage {
+        Some(storage) => Some(storage.clone()),
+        None => variable_storage(around)?,
+    };
+    let default = user.storage.or(system.storage);
+    let name = default.as_deref().map(known::written_name);
+    let (known, trouble) = match known::read(around) {
+        Ok(known) => (known, None),
+        Err(_) if said.is_some() => (Vec::new(), None),
+        Err(e) if default.is_some() => (Vec::new(), Some(e.text())),
+        Err(e) => return Err(e),
+    };
+    let mut others: Vec<_> = known.into_iter().map(|known| known.storage).collect();
+    others.retain(|storage| Some(storage) != name.as_ref());
+    Ok(Places {
+        said,
+        default,
+        others,
+        trouble,
+    })
+}
+
+fn variable_storage(around: &Surroundings<'_>) -> Result<Option<String>, Failure> {
+    let wrong = |_| {
+        Failure::usage(
+            "CRYOSTORE_STORAGE is not UTF-8",
+            "name a directory whose path is UTF-8",
+        )
+    };
+    let value = around.get("CRYOSTORE_STORAGE");
+    value
+        .map(|value| value.into_string().map_err(wrong))
+        .transpose()
 }
 
 /// Settles what counts.
 pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settings, Failure> {
-    let user = around
-        .below_home("XDG_CONFIG_HOME", ".config")
-        .map(|dir| dir.join("cryostore/config.toml"));
-    let user = user.map_or_else(|| Ok(File::default()), |path| File::read(&path, around))?;
-    let system = File::read(Path::new(SYSTEM_FILE), around)?;
-    let all = [
-        flags.keys.clone(),
-        keys_of_variables(around),
-        user.keys,
-        system.keys,
-    ];
-    let keys = all.into_iter().find(|keys| !keys.is_empty());
-    let keys_dir = around
-        .below_home("XDG_CONFIG_HOME", ".config")
-        .map(|dir| dir.join("cryostore/keys"))
-        .or_else(|| around.is_root.then(|| PathBuf::from("/etc/cryostore/keys")));
+    let (user, system) = files(around)?;
+    let keys_dir = directory(around).map(|dir| dir.join("keys"));
 
-    let variable = around.get("CRYOSTORE_STORAGE").map(|value| {
-        let wrong = |_| {
-            Failure::usage(
-                "CRYOSTORE_STORAGE is not UTF-8",
-                "name a directory whose path is UTF-8",
-            )
-        };
-        value.into_string().map_err(wrong)
+    let storage = nearest([
+        flags.storage.clone(),
+        variable_storage(around)?,
+        user.storage.clone(),
+        system.storage.clone(),
+    ]);
+    let (storage, storage_from) = storage.unzip();
+    // A file that nobody can read stops no command that does not need it.
+    let known = known::read(around).unwrap_or_default();
+    let known = storage.as_deref().and_then(|storage| {
+        let name = known::name_of(storage);
+        known.into_iter().find(|known| known.storage == name)
     });
-    let storage = flags
-        .storage
-        .clone()
-        .or(variable.transpose()?)
-        .or(user.storage)
-        .or(system.storage);
-
-    let storage_options = match &storage {
-        Some(storage) => {
-            let in_variable = around.get("CRYOSTORE_STORAGE_OPTIONS").unwrap_or_default();
-            let in_variable = in_variable.to_string_lossy();
-            let pairs = |what: &str, words: &mut dyn Iterator<Item = &str>| {
-                words
-                    .map(|word| storage::pair(what, word))
-                    .collect::<Result<Vec<_>, _>>()
-            };
-            let variable = pairs(
-                "CRYOSTORE_STORAGE_OPTIONS",
-                &mut in_variable.split_whitespace(),
-            )?;
-            let mut flags = flags.storage_options.iter().map(String::as_str);
-            let flag = pairs("--storage-option", &mut flags)?;
-            let said: &storage::Said<'_> = &[
-                (SYSTEM_FILE, &system.storage_options),
-                ("the user's configuration file", &user.storage_options),
-                ("CRYOSTORE_STORAGE_OPTIONS", &variable),
-                ("--storage-option", &flag),
-            ];
-            Some(storage::gather(storage, said, around)?)
-        }
-        None => None,
+    // A file speaks of the storage that it names.
+    let names = storage
+        .as_deref()
+        .map(|storage| [known::written_name(storage), known::name_of(storage)]);
+    let is_about_another = |file: &File| match (&names, &file.storage) {
+        (Some(names), Some(its)) => !names.contains(&known::written_name(its)),
+        _ => false,
     };
+    let (users, systems) = (is_about_another(&user), is_about_another(&system));
+    let (own, others): (Vec<_>, Vec<_>) = [(users, user.keys), (systems, system.keys)]
+        .into_iter()
+        .filter(|(_, keys)| !keys.is_empty())
+        .partition(|(about_another, _)| !about_another);
+    let first = |keys: Vec<(bool, Sources)>| keys.into_iter().next().map(|(_, keys)| keys);
+    let (own, spare) = (first(own), first(others));
+    let all = [
+        Some(flags.keys.clone()),
+        Some(keys_of_variables(around)),
+        own,
+    ];
+    let keys = all.into_iter().flatten().find(|keys| !keys.is_empty());
+
+    let (mut lasting, mut storage_options) = (Vec::new(), None);
+    if let Some(storage) = &storage {
+        let in_variable = around.get("CRYOSTORE_STORAGE_OPTIONS").unwrap_or_default();
+        let in_variable = in_variable.to_string_lossy();
+        let pairs = |what: &str, words: &mut dyn Iterator<Item = &str>| {
+            words
+                .map(|word| storage::pair(what, word))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let variable = pairs(
+            "CRYOSTORE_STORAGE_OPTIONS",
+            &mut in_variable.split_whitespace(),
+        )?;
+        let mut flags = flags.storage_options.iter().map(String::as_str);
+        let flag = pairs("--storage-option", &mut flags)?;
+        let before = known.as_ref().map(|known| &known.options[..]);
+        // What is known of it is what files said when it was opened, but for what suits any storage.
+        let of_file = |about_another: bool, pairs: &[Pair]| -> Vec<Pair> {
+            let all = !about_another || before.is_none();
+            let pairs = pairs
+                .iter()
+                .filter(|(key, _)| all || storage::suits_any(key));
+            pairs.cloned().collect()
+        };
+        let of_user = of_file(users, &user.storage_options);
+        let of_system = of_file(systems, &system.storage_options);
+        let said: &storage::Said<'_> = &[
+            ("the file of known storages", before.unwrap_or_default()),
+            (SYSTEM_FILE, &of_system),
+            ("the user's configuration file", &of_user),
+            ("CRYOSTORE_STORAGE_OPTIONS", &variable),
+            ("--storage-option", &flag),
+        ];
+        let (options, pairs) = storage::gather(storage, said, around)?;
+        (lasting, storage_options) = (pairs, Some(options));
+    }
 
     let default = || {
         let below_home = around
@@ -232,6 +337,11 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
     let memory = memory.map_or_else(|| Ok(Memory::default()), |text| memory_of(&text))?;
     Ok(Settings {
         storage,
+        storage_from,
+        lasting,
+        known,
+        known_keys: true,
+        spare: spare.unwrap_or_default(),
         storage_options,
         cache_dir,
         cache_size: cache_size.transpose()?,
@@ -242,47 +352,26 @@ pub(crate) fn resolve(flags: &Flags, around: &Surroundings<'_>) -> Result<Settin
     })
 }
 
-/// Settles what counts for another repository: what files and variables of this program say of storage and keys is meant for the usual one; caches and memory are the same.
-pub(crate) fn resolve_other(
-    flags: &Flags,
-    other: &Other,
-    around: &Surroundings<'_>,
-) -> Result<Settings, Failure> {
-    let usual = resolve(flags, around)?;
-    let variable = |name: &str| {
-        let ours = name.starts_with("CRYOSTORE_");
-        (around.variable)(name).filter(|_| !ours)
+/// Where the user's files are: settings, key files, known storages.
+pub(crate) fn directory(around: &Surroundings<'_>) -> Option<PathBuf> {
+    let below_home = around.below_home("XDG_CONFIG_HOME", ".config");
+    let user = below_home.map(|dir| dir.join("cryostore"));
+    user.or_else(|| around.is_root.then(|| PathBuf::from("/etc/cryostore")))
+}
+
+/// What the user's file says of a storage, and what of it may be written down elsewhere.
+pub(crate) fn users_storage(around: &Surroundings<'_>) -> Result<Option<Known>, Failure> {
+    let user = files(around)?.0;
+    let Some(storage) = user.storage else {
+        return Ok(None);
     };
-    // Those of the clouds' own tools speak of any storage.
-    let read = |path: &Path| {
-        if path.ends_with("cryostore/config.toml") {
-            return Err(ErrorKind::NotFound.into());
-        }
-        (around.read)(path)
-    };
-    let mut keys = other.keys.clone();
-    if keys.is_empty() && around.get(OTHER_PASSPHRASE).is_some() {
-        keys.passphrase_variable = Some(OTHER_PASSPHRASE);
-    }
-    let flags = Flags {
-        storage: Some(other.storage.clone()),
-        storage_options: other.storage_options.clone(),
-        keys,
-        ..Flags::default()
-    };
-    let around = Surroundings {
-        variable: &variable,
-        read: &read,
-        is_root: around.is_root,
-    };
-    let settings = resolve(&flags, &around)?;
-    Ok(Settings {
-        cache_dir: usual.cache_dir,
-        cache_size: usual.cache_size,
-        append_only: usual.append_only,
-        memory: usual.memory,
-        ..settings
-    })
+    let mut options = user.storage_options;
+    options.retain(|(key, value)| storage::is_lasting(&key.to_ascii_lowercase(), value));
+    Ok(Some(Known {
+        storage,
+        options,
+        keys: user.keys.lasting(),
+    }))
 }
 
 /// What the environment says of keys.
@@ -333,118 +422,6 @@ pub(crate) fn bytes_of(flag: &str, text: &str) -> Result<u64, Failure> {
         Failure::usage(
             format!("{flag}: `{text}` is no size"),
             "write 512M, 1G or a number of bytes",
-        )
-    })
-}
-
-impl File {
-    /// A file that is not there says nothing.
-    fn read(path: &Path, around: &Surroundings<'_>) -> Result<Self, Failure> {
-        match (around.read)(path) {
-            Ok(text) => Self::parse(path, &text, around),
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                Ok(Self::default())
-            }
-            Err(e) => {
-                Err(Error::io(format!("the configuration file {}", path.display()), e).into())
-            }
-        }
-    }
-
-    fn parse(path: &Path, text: &str, around: &Surroundings<'_>) -> Result<Self, Failure> {
-        let file = path.display();
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
-            let line = e
-                .span()
-                .and_then(|span| text.get(..span.start))
-                .map_or(1, |before| before.matches('\n').count() + 1);
-            Failure::usage(
-                format!("{file}, line {line}: {}", e.message()),
-                "a line reads `storage = \"/srv/checkpoints\"`",
-            )
-        })?;
-        let mut out = Self::default();
-        for (key, value) in table {
-            if key == "storage_options" {
-                out.storage_options = options_table(&file.to_string(), &value)?;
-                continue;
-            }
-            if key == "append_only" {
-                let text = value
-                    .as_str()
-                    .map_or_else(|| value.to_string(), str::to_owned);
-                out.append_only = truth(&format!("{file}: `append_only`"), &text)?;
-                continue;
-            }
-            let Some(value) = value.as_str().filter(|value| !value.is_empty()) else {
-                return Err(Failure::usage(
-                    format!("{file}: the value of `{key}` is not a string"),
-                    "write it in quotes",
-                ));
-            };
-            match key.as_str() {
-                "storage" if value.contains("://") => out.storage = Some(value.to_owned()),
-                "storage" => {
-                    let path = absolute(&format!("{file}: `storage`"), value, around)?;
-                    out.storage = path.to_str().map(str::to_owned);
-                }
-                "key_command" => out.keys.commands = vec![value.to_owned()],
-                "key_file" => {
-                    out.keys.files = vec![absolute(&format!("{file}: `key_file`"), value, around)?];
-                }
-                "passphrase_file" => {
-                    let what = format!("{file}: `passphrase_file`");
-                    out.keys.passphrase_files = vec![absolute(&what, value, around)?];
-                }
-                "cache_size" => out.cache_size = Some(value.to_owned()),
-                "max_memory" => out.max_memory = Some(value.to_owned()),
-                "cache_dir" => {
-                    out.cache_dir = Some(absolute(&format!("{file}: `cache_dir`"), value, around)?)
-                }
-                _ => {
-                    return Err(Failure::usage(
-                        format!("{file}: the key `{key}` is not known"),
-                        "the keys are `storage`, `storage_options`, `cache_dir`, `cache_size`, `max_memory`, `append_only`, `key_file`, `key_command` and `passphrase_file`",
-                    ));
-                }
-            }
-        }
-        Ok(out)
-    }
-}
-
-/// Keys and strings, numbers or truths.
-fn options_table(file: &str, value: &toml::Value) -> Result<Vec<Pair>, Failure> {
-    let wrong = |what: &str| {
-        Failure::usage(
-            format!("{file}: {what}"),
-            "write a line [storage_options] and below it lines such as region = \"eu-central-1\"",
-        )
-    };
-    let table = value
-        .as_table()
-        .ok_or_else(|| wrong("`storage_options` is not a table"))?;
-    let text = |(key, value): (&String, &toml::Value)| match value {
-        toml::Value::String(text) => Ok((key.clone(), text.clone())),
-        toml::Value::Integer(number) => Ok((key.clone(), number.to_string())),
-        toml::Value::Boolean(truth) => Ok((key.clone(), truth.to_string())),
-        _ => Err(wrong(&format!(
-            "the value of the option `{key}` is not a string, a number, true or false"
-        ))),
-    };
-    table.iter().map(text).collect()
-}
-
-/// A path in a file means the same wherever the program is started.
-fn absolute(what: &str, value: &str, around: &Surroundings<'_>) -> Result<PathBuf, Failure> {
-    let path = match value.strip_prefix("~/") {
-        Some(rest) => around.directory("HOME").map(|home| home.join(rest)),
-        None => Some(PathBuf::from(value)),
-    };
-    path.filter(|path| path.is_absolute()).ok_or_else(|| {
-        Failure::usage(
-            format!("{what} is not an absolute path: {value}"),
-            "begin it with / or ~/",
         )
     })
 }

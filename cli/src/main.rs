@@ -4,17 +4,20 @@
 //! Never: holds knowledge of the store that the engine does not give.
 
 mod args;
+mod called;
 mod commands;
 mod config;
 mod context;
 mod demo;
 mod exit;
+mod kubelet;
 mod log;
 mod output;
 mod screen;
 mod secrets;
 mod signals;
 mod stdin;
+mod storages;
 mod text;
 
 use std::env;

@@ -10,6 +10,7 @@ use cryostore_engine::{Monitor, Phase};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use crate::called::say;
 use crate::exit::Failure;
 use crate::output::Document;
 use crate::signals::StopFlag;
@@ -68,7 +69,7 @@ impl Screen {
     /// Something that helps the user and that no program needs.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet && !self.json {
-            self.line(&printable(text));
+            self.line(&printable(&say(text)));
         }
     }
 
@@ -87,6 +88,7 @@ impl Screen {
     }
 
     pub(crate) fn warn(&self, text: &str) {
+        let text = &*say(text);
         if self.quiet {
         } else if self.json {
             self.line(&Document::line(&WarningObject { warning: text }));
@@ -101,7 +103,9 @@ impl Screen {
         if matches!(failure, Failure::StdoutClosed) {
             return;
         }
-        let (text, advice, causes) = (failure.text(), failure.advice(), failure.causes());
+        let (text, causes) = (say(&failure.text()).into_owned(), failure.causes());
+        let advice = failure.advice().map(say);
+        let advice = advice.as_deref();
         if self.json {
             let (kind, exit_code, advice) =
                 (failure.kind(), failure.code(), advice.map(str::to_owned));

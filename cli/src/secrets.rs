@@ -1,6 +1,6 @@
 //! Owns what opens repositories: where it comes from, and how key files are made.
 //!
-//! Always: what the command line says counts before the environment, that before the configuration files, and these before the file that `init` made; a
+//! Always: what the command line says counts before the environment, that before the configuration files, and these before what opened it last and the file that `init` made; a
 //! new key file is on the disk before anything depends on it. Never: prints a secret, or takes one on the command line, where every user sees it.
 
 use std::fs::{File, OpenOptions};
@@ -44,6 +44,37 @@ impl Sources {
             + usize::from(self.passphrase_variable.is_some())
     }
 
+    /// The same, with where each comes from.
+    fn candidates(&self, screen: &Screen) -> Result<Vec<Candidate>> {
+        let mut names: Vec<String> = self.files.iter().map(|path| file_name(path)).collect();
+        let commands = self.commands.iter();
+        names.extend(commands.map(|command| format!("command `{command}`")));
+        let passphrases = self.passphrase_files.iter();
+        names.extend(passphrases.map(|path| format!("passphrase in {}", path.display())));
+        let variable = self.passphrase_variable.iter();
+        names.extend(variable.map(|name| format!("passphrase in {name}")));
+        Ok(names.into_iter().zip(self.read(screen)?).collect())
+    }
+
+    /// What of it can be written down: names of files, which mean the same wherever the program is started, and commands.
+    pub(crate) fn lasting(&self) -> Self {
+        let absolute = |path: &PathBuf| {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            path.to_str().is_some().then_some(path)
+        };
+        Self {
+            files: self.files.iter().filter_map(absolute).take(1).collect(),
+            commands: self.commands.iter().take(1).cloned().collect(),
+            passphrase_files: self
+                .passphrase_files
+                .iter()
+                .filter_map(absolute)
+                .take(1)
+                .collect(),
+            passphrase_variable: None,
+        }
+    }
+
     /// Reads files, runs commands.
     pub(crate) fn read(&self, screen: &Screen) -> Result<Vec<Unlock>> {
         let mut out = Vec::new();
@@ -65,27 +96,66 @@ impl Sources {
     }
 }
 
-/// What opens this repository: what was said, else the file that `init` made, else what somebody at the terminal types.
-pub(crate) fn unlock(
-    said: &Sources,
-    keys_dir: Option<&Path>,
-    record: &RepositoryRecord,
-    screen: &Screen,
-) -> Result<Vec<Unlock>> {
-    if !said.is_empty() {
-        return said.read(screen);
+/// Something that may open a repository, and where it was found.
+pub(crate) type Candidate = (String, Unlock);
+
+/// Where to look for what opens a repository.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keyring<'k> {
+    /// What was said counts alone.
+    pub(crate) said: &'k Sources,
+    /// What opened it before, if it is known.
+    pub(crate) known: Option<&'k Sources>,
+    /// Where `init` puts key files.
+    pub(crate) usual: Option<&'k Path>,
+    /// What was said of another storage.
+    pub(crate) spare: &'k Sources,
+    /// Somebody at the terminal may be asked.
+    pub(crate) ask: bool,
+}
+
+impl Keyring<'_> {
+    /// What opens this repository: what was said, else what opened it before and the file that `init` made, else what was said of another, else what somebody at the terminal
+    /// types.
+    pub(crate) fn candidates(
+        &self,
+        record: &RepositoryRecord,
+        screen: &Screen,
+    ) -> Result<Vec<Candidate>> {
+        if !self.said.is_empty() {
+            return self.said.candidates(screen);
+        }
+        let usual = self.usual.map(|dir| usual_file(dir, record.id));
+        let usual = usual.filter(|path| path.exists());
+        let before = self.known.map(|known| known.candidates(screen));
+        let mut out = match before.transpose() {
+            // Moved away, perhaps; there is another.
+            Err(_) if usual.is_some() => Vec::new(),
+            before => before?.unwrap_or_default(),
+        };
+        if let Some(path) = usual {
+            let file = Unlock::File(read_key_file(&path, screen)?);
+            let name = file_name(&path);
+            if out.iter().all(|(said, _)| *said != name) {
+                out.push((name, file));
+            }
+        }
+        // One that is known to be in clear is not refused for another's key. For its own it is: somebody put it there in the place of a sealed one.
+        let in_clear = record.encryption.is_none() && self.known.is_some();
+        if out.is_empty() && !in_clear {
+            out = self.spare.candidates(screen)?;
+        }
+        if out.is_empty() && self.ask && record.encryption.is_some() && terminal().is_some() {
+            screen.clear();
+            let prompt = format!("passphrase of repository {}: ", record.id);
+            out.push(("typed passphrase".to_owned(), ask(&prompt)?));
+        }
+        Ok(out)
     }
-    if let Some(path) = keys_dir.map(|dir| usual_file(dir, record.id))
-        && path.exists()
-    {
-        return Ok(vec![Unlock::File(read_key_file(&path, screen)?)]);
-    }
-    if record.encryption.is_some() && terminal().is_some() {
-        screen.clear();
-        let prompt = format!("passphrase of repository {}: ", record.id);
-        return Ok(vec![ask(&prompt)?]);
-    }
-    Ok(Vec::new())
+}
+
+fn file_name(path: &Path) -> String {
+    path.display().to_string()
 }
 
 /// Where `init` puts the key of a repository.

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 fn cryostore(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cryostore"));
+    // Not in the home of whoever runs the tests.
     command
+        .env("HOME", dir)
+        .env_remove("XDG_CONFIG_HOME")
         .current_dir(dir)
         .args(arguments)
         .args(["--storage", "store", "--cache-dir", "cache"]);

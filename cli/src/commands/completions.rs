@@ -1,9 +1,9 @@
 //! `cryostore completions`
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::args::Cli;
+use crate::called::Called;
 use crate::exit::Failure;
 use crate::output::Output;
 
@@ -19,7 +19,18 @@ pub(crate) struct CompletionsArgs {
 }
 
 pub(crate) fn run(args: &CompletionsArgs) -> Result<(), Failure> {
+    let called = Called::now();
+    let command = called.command();
+    let (mut command, name) = match called {
+        // `criu` is a word to complete, too.
+        Called::Clouder => {
+            let criu = command.name("criu").disable_help_subcommand(true);
+            let above = Command::new("clouder").disable_help_subcommand(true);
+            (above.subcommand(criu), "clouder")
+        }
+        _ => (command, called.file_name()),
+    };
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "cryostore", &mut script);
+    clap_complete::generate(args.shell, &mut command, name, &mut script);
     Output::bytes(&script)
 }

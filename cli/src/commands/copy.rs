@@ -13,6 +13,7 @@ use super::filter::FilterArgs;
 use crate::context::{Context, Other};
 use crate::exit::Failure;
 use crate::secrets::Sources;
+use crate::storages::several_said;
 use crate::text::{Column, Table, container, percent, printable, seconds, short, size};
 
 /// Characters of an id that tell it apart.
@@ -29,7 +30,7 @@ const SHORT: usize = 8;
   cryostore copy --to /mnt/usb/checkpoints 3f9a2b1c latest --to-key-file usb.key
   cryostore copy --to az://archive/k8s --namespace prod --since 7d")]
 pub(crate) struct CopyArgs {
-    /// Ids, at least four of their first characters, or `latest`; none: all
+    /// Ids, at least four of their first characters, or `latest`; none: all; STORAGE#ID of another storage
     #[arg(value_name = "ID")]
     snapshots: Vec<String>,
     /// The other repository; `cryostore init` makes one
@@ -163,6 +164,7 @@ impl Report {
 }
 
 pub(crate) fn run(args: &CopyArgs, context: &Context) -> Result<(), Failure> {
+    let (context, ids) = &several_said(context, &args.snapshots)?;
     let from = context.repository()?;
     let to = context.other_repository(&Other {
         storage: args.to.clone(),
@@ -176,14 +178,14 @@ pub(crate) fn run(args: &CopyArgs, context: &Context) -> Result<(), Failure> {
     })?;
     let list = context.snapshots(&from)?;
     let filter = args.filter.filter(context.env.now());
-    let wanted: Vec<SnapshotId> = if args.snapshots.is_empty() {
+    let wanted: Vec<SnapshotId> = if ids.is_empty() {
         let fits = list
             .snapshots
             .iter()
             .filter(|record| filter.matches(record));
         fits.map(|record| record.id).collect()
     } else {
-        let found = args.snapshots.iter();
+        let found = ids.iter();
         let found = found.map(|text| list.find(text, &filter).map(|record| record.id));
         found.collect::<Result<_, _>>()?
     };
@@ -193,7 +195,7 @@ pub(crate) fn run(args: &CopyArgs, context: &Context) -> Result<(), Failure> {
     let mut report = Report::default();
     let mut first = None;
     // `ls` says no more of them, and a copy of all is not one of these.
-    if args.snapshots.is_empty() {
+    if ids.is_empty() {
         first = report.unreadable(&list);
     }
     let started = context.env.elapsed();

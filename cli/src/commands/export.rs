@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::filter::FilterArgs;
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::storages::Search;
 use crate::text::{container, printable, seconds, short, size};
 
 /// Give a checkpoint back, byte for byte
@@ -32,7 +33,7 @@ use crate::text::{container, printable, seconds, short, size};
   cryostore export 3f9a2b1c --dir images/
   cryostore export latest --container db | ssh node7 'cat > /tmp/checkpoint-db.tar'")]
 pub(crate) struct ExportArgs {
-    /// `latest`, an id, or at least four of its first characters
+    /// `latest`, an id, or at least four of its first characters; STORAGE#ID of another storage
     #[arg(value_name = "ID|latest|PREFIX")]
     snapshot: String,
     /// The file to write, - for standard output
@@ -129,9 +130,8 @@ enum Place<'a> {
 
 pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<(), Failure> {
     let place = place(args)?;
-    let repo = context.repository()?;
     let filter = args.filter.filter(context.env.now());
-    let found = context.find(&repo, &args.snapshot, &filter)?;
+    let (repo, found) = Search::new(context)?.snapshot(&args.snapshot, &filter)?;
     let record = &found.snapshot;
     let started = context.env.elapsed();
     let (bytes, unpacked) = write(&repo, record, &place, args.fsync, context)?;

@@ -15,6 +15,7 @@ use super::view::{CostView, SnapshotView};
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::stdin::Stdin;
+use crate::storages::several_said;
 use crate::text::{Column, Table, container, percent, seconds, short, size};
 
 /// Characters of an id that tell it apart; `cryostore ls` shows more where they do not.
@@ -187,8 +188,16 @@ pub(crate) fn class_table(classes: &Classes) -> Table {
     table
 }
 
-pub(crate) fn run(args: ImportArgs, context: &Context) -> Result<(), Failure> {
+pub(crate) fn run(mut args: ImportArgs, context: &Context) -> Result<(), Failure> {
     let source = source(&args.source, context)?;
+    // STORAGE#ID says where it is to be stored, too: a base is of the same repository.
+    let names = [&mut args.base, &mut args.criu_parent];
+    let said: Vec<String> = names.iter().filter_map(|name| (**name).clone()).collect();
+    let (context, mut ids) = several_said(context, &said)?;
+    for name in names.into_iter().rev().filter(|name| name.is_some()) {
+        *name = ids.pop();
+    }
+    let context = &context;
     let repo = context.repository()?;
     let ImportArgs {
         pod,

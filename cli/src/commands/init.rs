@@ -20,7 +20,7 @@ use crate::secrets::{Sources, ask_new, make_key_file, read_key_file, usual_file}
 /// A directory is made if it is not there; a bucket is not. A place that holds something else is refused. What the store can do is tried out first, with some 200 small
 /// objects below `probe/`: one that would lose what several writers store is refused. Everything that is put into it is encrypted. Unless a passphrase, a key file or a
 /// command is named, the key is a new file in ~/.config/cryostore/keys: keep a copy of it elsewhere, without it the repository cannot be read.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = "Examples:
   cryostore init --storage /srv/checkpoints
   cryostore init --storage s3://checkpoints/cluster-1 --storage-option region=eu-central-1
@@ -42,8 +42,9 @@ pub(crate) struct InitArgs {
     passphrase: bool,
 }
 
+/// What was made.
 #[derive(Serialize)]
-struct Report {
+pub(crate) struct Report {
     repository: RepositoryId,
     storage: String,
     probed: Probed,
@@ -71,6 +72,12 @@ impl fmt::Display for Report {
 }
 
 pub(crate) fn run(args: &InitArgs, context: &Context) -> Result<(), Failure> {
+    context.output.show(&make(args, context)?)
+}
+
+/// Makes the repository, and writes down where it is.
+pub(crate) fn make(args: &InitArgs, context: &Context) -> Result<Report, Failure> {
+    context.refuse_kubelets_folder()?;
     let store = context.new_store()?;
     let around = store.neighbours()?;
     refuse_foreign(&store, &around)?;
@@ -127,7 +134,8 @@ pub(crate) fn run(args: &InitArgs, context: &Context) -> Result<(), Failure> {
             "this repository {other}: remove neither by its prefix"
         ));
     }
-    context.output.show(&Report {
+    context.remember(&store)?;
+    Ok(Report {
         repository,
         storage: store.name().to_owned(),
         probed: probe.probed,

@@ -17,6 +17,7 @@ use super::view::SnapshotView;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::Output;
+use crate::storages::Search;
 use crate::text::{
     Column, Table, age, container, day_and_time, name, percent, printable, seconds, short, size,
 };
@@ -32,7 +33,7 @@ const DEEPEST: usize = 12;
   cryostore inspect 3f9a2b1c
   cryostore inspect latest --pod web --json")]
 pub(crate) struct InspectArgs {
-    /// `latest`, an id, or at least four of its first characters
+    /// `latest`, an id, or at least four of its first characters; STORAGE#ID of another storage
     #[arg(value_name = "ID|latest|PREFIX")]
     snapshot: String,
     #[command(flatten)]
@@ -41,6 +42,7 @@ pub(crate) struct InspectArgs {
 
 #[derive(Serialize)]
 struct Report {
+    storage: String,
     snapshot: SnapshotView,
     manifest_bytes: u64,
     packs: usize,
@@ -133,6 +135,7 @@ impl Report {
         let when =
             |time: &String| format!("{} ({} ago)", day_and_time(time), age(time, self.look.now));
         line(f, "snapshot", &snapshot.id.to_string())?;
+        line(f, "storage", &self.storage)?;
         if let Some(original) = snapshot.original {
             let text = format!("{} in repository {}", original.id, original.repository);
             line(f, "copy of", &text)?;
@@ -284,14 +287,14 @@ impl Report {
 }
 
 pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<(), Failure> {
-    let repo = context.repository()?;
     let now = context.env.now();
-    let found = context.find(&repo, &args.snapshot, &args.filter.filter(now))?;
+    let (repo, found) = Search::new(context)?.snapshot(&args.snapshot, &args.filter.filter(now))?;
     let record = &found.snapshot;
     let reader = CheckpointReader::open(&repo, record)?;
     let manifest = reader.manifest();
     let is_member = |stream: &&Stream| matches!(stream.role, Role::Member | Role::Attachment);
     let report = Report {
+        storage: repo.store().name().to_owned(),
         snapshot: SnapshotView::from(record),
         manifest_bytes: repo.manifest_object(record)?.1,
         packs: manifest.packs.len(),

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_mangen::Man;
 use cryostore_engine::Error;
 use serde::Serialize;
 
-use crate::args::Cli;
+use crate::called::Called;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::Output;
@@ -37,17 +37,20 @@ impl fmt::Display for Report {
 }
 
 pub(crate) fn run(args: &ManArgs, context: &Context) -> Result<(), Failure> {
-    let command = Cli::command().disable_help_subcommand(true);
+    let called = Called::now();
+    let command = called.command().disable_help_subcommand(true);
+    // The page's own name.
+    let command = command.display_name(called.file_name());
     let Some(dir) = &args.dir else {
         return Output::bytes(&page(command)?);
     };
     let failed = |e| Error::io(format!("writing the pages into {}", dir.display()), e);
     std::fs::create_dir_all(dir).map_err(failed)?;
-    let mut pages = vec![("cryostore.1".to_owned(), page(command.clone())?)];
+    let mut pages = vec![(format!("{}.1", called.file_name()), page(command.clone())?)];
     let mut built = command;
     built.build();
     for sub in built.get_subcommands() {
-        let name = format!("cryostore-{}", sub.get_name());
+        let name = format!("{}-{}", called.file_name(), sub.get_name());
         pages.push((format!("{name}.1"), page(sub.clone().display_name(name))?));
     }
     for (name, page) in &pages {

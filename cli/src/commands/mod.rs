@@ -5,11 +5,13 @@
 mod cache;
 mod check;
 mod completions;
+mod configure;
 mod copy;
 mod delete;
 mod demo;
 mod export;
 mod filter;
+mod first_use;
 mod gc;
 mod import;
 mod init;
@@ -24,6 +26,7 @@ mod prune;
 mod rebuild_index;
 mod repair;
 mod stats;
+mod status;
 mod undelete;
 mod view;
 
@@ -49,6 +52,8 @@ pub(crate) enum Command {
     Ls(ls::LsArgs),
     Inspect(inspect::InspectArgs),
     Delete(delete::DeleteArgs),
+    Configure(configure::ConfigureArgs),
+    Status(status::StatusArgs),
     Undelete(undelete::UndeleteArgs),
     Prune(prune::PruneArgs),
     Pin(pin::PinArgs),
@@ -77,6 +82,8 @@ impl Command {
             Self::Ls(args) => ls::run(&args, context).map(done),
             Self::Inspect(args) => inspect::run(&args, context).map(done),
             Self::Delete(args) => delete::run(&args, context).map(done),
+            Self::Configure(args) => configure::run(&args, context).map(done),
+            Self::Status(args) => status::run(&args, context).map(done),
             Self::Undelete(args) => undelete::run(&args, context).map(done),
             Self::Prune(args) => prune::run(&args, context).map(done),
             Self::Pin(args) => pin::pin(&args, context).map(done),

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::filter::FilterArgs;
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::storages::several_said;
 use crate::text::{Column, Table, container, printable, short, size};
 
 /// Rewrite snapshots in the order in which they are read
@@ -159,6 +160,7 @@ fn wanted<'l>(
 }
 
 pub(crate) fn run(args: &OptimizeArgs, context: &Context) -> Result<(), Failure> {
+    let (context, ids) = &several_said(context, &args.snapshots)?;
     let repo = context.repository()?;
     let list = context.snapshots(&repo)?;
     let filter = args.filter.filter(Timestamp::now());
@@ -168,7 +170,7 @@ pub(crate) fn run(args: &OptimizeArgs, context: &Context) -> Result<(), Failure>
         id_len: list.id_len(),
     };
     let mut first = None;
-    for record in wanted(&list, &args.snapshots, &filter)? {
+    for record in wanted(&list, ids, &filter)? {
         let done = optimize(&repo, record, context.monitor());
         context.screen.clear();
         match done {

@@ -3,12 +3,13 @@
 use std::fmt;
 
 use clap::Args;
-use cryostore_engine::Filter;
 use cryostore_engine::format::SnapshotId;
+use cryostore_engine::{Filter, Repository};
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::storages::Search;
 use crate::text::short;
 
 /// Keep snapshots from being deleted
@@ -59,16 +60,17 @@ impl fmt::Display for Report {
 }
 
 pub(crate) fn pin(args: &PinArgs, context: &Context) -> Result<(), Failure> {
-    let repo = context.repository()?;
-    let (mut pinned, mut id_len) = (Vec::new(), 0);
+    let mut search = Search::new(context)?;
+    let (mut found, mut id_len) = (Vec::new(), 0);
     for text in &args.snapshots {
-        let found = context.find(&repo, text, &Filter::default())?;
-        pinned.push(found.snapshot.id);
-        id_len = found.id_len;
+        let (repo, one) = search.snapshot(text, &Filter::default())?;
+        found.push((repo, one.snapshot.id));
+        id_len = one.id_len;
     }
-    for id in &pinned {
+    for (repo, id) in &found {
         repo.pin(*id, &args.reason)?;
     }
+    let pinned = found.into_iter().map(|(_, id)| id).collect();
     context.output.show(&Report {
         pinned,
         unpinned: Vec::new(),
@@ -77,25 +79,37 @@ pub(crate) fn pin(args: &PinArgs, context: &Context) -> Result<(), Failure> {
 }
 
 pub(crate) fn unpin(args: &UnpinArgs, context: &Context) -> Result<(), Failure> {
-    let repo = context.repository()?;
-    // Also of snapshots that were deleted at the same time.
+    let mut search = Search::new(context)?;
+    let (mut found, mut id_len) = (Vec::new(), 0);
+    for text in &args.snapshots {
+        let (repo, (id, len)) = search.find(text, look_at_deleted_too)?;
+        found.push((repo, id));
+        id_len = len;
+    }
+    for (repo, id) in &found {
+        repo.unpin(*id)?;
+    }
+    let unpinned = found.into_iter().map(|(_, id)| id).collect();
+    context.output.show(&Report {
+        pinned: Vec::new(),
+        unpinned,
+        id_len,
+    })
+}
+
+/// Also one that was deleted at the same time.
+fn look_at_deleted_too(
+    _: &Context,
+    repo: &Repository,
+    text: &str,
+) -> Result<(SnapshotId, (SnapshotId, usize)), Failure> {
     let found = repo.snapshots_and_deleted()?;
     let mut list = cryostore_engine::SnapshotList {
         snapshots: found.snapshots,
         ..Default::default()
     };
-    list.snapshots
-        .extend(found.deleted.into_iter().map(|(record, _)| record));
-    let mut unpinned = Vec::new();
-    for text in &args.snapshots {
-        unpinned.push(list.find(text, &Filter::default())?.id);
-    }
-    for id in &unpinned {
-        repo.unpin(*id)?;
-    }
-    context.output.show(&Report {
-        pinned: Vec::new(),
-        unpinned,
-        id_len: list.id_len(),
-    })
+    let deleted = found.deleted.into_iter().map(|(record, _)| record);
+    list.snapshots.extend(deleted);
+    let id = list.find(text, &Filter::default())?.id;
+    Ok((id, (id, list.id_len())))
 }

@@ -4,12 +4,13 @@ use std::fmt;
 
 use clap::Args;
 use cryostore_engine::format::SnapshotId;
-use cryostore_engine::format::snapshot::Identity;
-use cryostore_engine::{Filter, SnapshotList};
+use cryostore_engine::format::snapshot::{Identity, SnapshotRecord};
+use cryostore_engine::{Filter, Repository, SnapshotList};
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::storages::Search;
 use crate::text::{Column, Table, age, container, printable, short, size};
 
 /// Bring deleted snapshots back
@@ -78,50 +79,62 @@ impl fmt::Display for Report {
 }
 
 pub(crate) fn run(args: &UndeleteArgs, context: &Context) -> Result<(), Failure> {
-    let repo = context.repository()?;
-    let found = repo.snapshots_and_deleted()?;
-    // Found as others are, among those that were deleted.
-    let list = SnapshotList {
-        snapshots: found
-            .deleted
-            .iter()
-            .map(|(record, _)| record.clone())
-            .collect(),
-        ..SnapshotList::default()
-    };
-    let id_len = list.id_len();
     let mut report = Report {
         undeleted: Vec::new(),
         deleted: Vec::new(),
-        id_len,
+        id_len: 0,
         now: context.env.now(),
     };
     if args.snapshots.is_empty() {
+        let found = context.repository()?.snapshots_and_deleted()?;
+        report.id_len = list_of(&found).id_len();
         report.deleted = found.deleted.into_iter().map(deleted).collect();
         if report.deleted.is_empty() {
             context.screen.note("there are no deleted snapshots");
         }
         return context.output.show(&report);
     }
+    let mut search = Search::new(context)?;
     let mut wanted = Vec::new();
     for text in &args.snapshots {
-        wanted.push(list.find(text, &Filter::default())?.clone());
+        let (repo, (record, id_len)) = search.find(text, look)?;
+        report.id_len = id_len;
+        wanted.push((repo, record));
     }
     // One that others need comes back before them.
-    wanted.sort_by_key(|record| record.requires.is_some());
-    wanted.dedup_by_key(|record| record.id);
-    for record in wanted {
+    wanted.sort_by_key(|(_, record)| record.requires.is_some());
+    wanted.dedup_by_key(|(_, record)| record.id);
+    for (repo, record) in wanted {
         repo.undelete(&record)?;
         report.undeleted.push(record.id);
     }
     context.output.show(&report)
 }
 
+/// Those that were deleted, to be found as others are.
+fn list_of(found: &SnapshotList) -> SnapshotList {
+    SnapshotList {
+        snapshots: found
+            .deleted
+            .iter()
+            .map(|(record, _)| record.clone())
+            .collect(),
+        ..SnapshotList::default()
+    }
+}
+
+fn look(
+    _: &Context,
+    repo: &Repository,
+    text: &str,
+) -> Result<(SnapshotId, (SnapshotRecord, usize)), Failure> {
+    let list = list_of(&repo.snapshots_and_deleted()?);
+    let record = list.find(text, &Filter::default())?.clone();
+    Ok((record.id, (record, list.id_len())))
+}
+
 fn deleted(
-    (record, mark): (
-        cryostore_engine::format::snapshot::SnapshotRecord,
-        Option<cryostore_engine::format::mark::Mark>,
-    ),
+    (record, mark): (SnapshotRecord, Option<cryostore_engine::format::mark::Mark>),
 ) -> Deleted {
     Deleted {
         id: record.id,

@@ -2,6 +2,8 @@
 //!
 //! Always: what is said more nearly counts; the parts of one credential come from one source. Never: repeats a value in an error.
 
+use std::collections::BTreeMap;
+
 use cryostore_engine::{Scheme, StoreOptions};
 
 use super::Surroundings;
@@ -9,10 +11,10 @@ use super::aws::Profile;
 use crate::exit::Failure;
 
 /// Key and value, as they were written.
-pub(super) type Pair = (String, String);
+pub(crate) type Pair = (String, String);
 
 /// `KEY=VALUE`
-pub(super) fn pair(what: &str, text: &str) -> Result<Pair, Failure> {
+pub(crate) fn pair(what: &str, text: &str) -> Result<Pair, Failure> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => {
             Ok((key.trim().to_owned(), value.to_owned()))
@@ -27,18 +29,74 @@ pub(super) fn pair(what: &str, text: &str) -> Result<Pair, Failure> {
 /// Where options come from that are ours, the farthest first.
 pub(super) type Said<'s> = [(&'s str, &'s [Pair])];
 
-/// All that is known about a storage.
+/// What may be written down of a storage: where and how it is reached. No credentials, and nothing that suits one run only, such as time-outs.
+const LASTING: [&str; 19] = [
+    "region",
+    "default_region",
+    "endpoint",
+    "endpoint_url_s3",
+    "endpoint_url_sts",
+    "virtual_hosted_style_request",
+    "unsigned_payload",
+    "checksum_algorithm",
+    "skip_signature",
+    "request_payer",
+    "server_side_encryption",
+    "sse_kms_key_id",
+    "sse_bucket_key_enabled",
+    "account_name",
+    "authority_host",
+    "base_url",
+    "allow_http",
+    "proxy_url",
+    "tenant_id",
+];
+
+/// Time-outs and how much at once: as much about the node as about the storage.
+const TUNING: [&str; 7] = [
+    "timeout",
+    "connect_timeout",
+    "retries",
+    "retry_timeout",
+    "patience",
+    "uploads",
+    "downloads",
+];
+
+/// True if an option that is said of one storage is meant for any.
+pub(super) fn suits_any(key: &str) -> bool {
+    TUNING.contains(&key.to_ascii_lowercase().as_str())
+}
+
+/// True if an option may be written down. An address may hold a password.
+pub(super) fn is_lasting(name: &str, value: &str) -> bool {
+    LASTING.contains(&name) && !value.contains('@')
+}
+
+/// True if an option of this storage is a credential, by its one name.
+pub(crate) fn is_credential(storage: &str, key: &str, value: &str) -> Result<bool, Failure> {
+    let mut options = StoreOptions::for_storage(storage)?;
+    let name = options.set(key, value)?;
+    let anywhere = [&AWS_KEYS[..], &AZURE_KEYS, &GOOGLE_KEYS].concat();
+    Ok(anywhere.contains(&name) || name.starts_with("sse_customer") || value.contains('@'))
+}
+
+/// All that is known about a storage, and what of it may be written down.
 pub(super) fn gather(
     storage: &str,
     said: &Said<'_>,
     around: &Surroundings<'_>,
-) -> Result<StoreOptions, Failure> {
+) -> Result<(StoreOptions, Vec<Pair>), Failure> {
     let mut options = StoreOptions::for_storage(storage)?;
+    let mut lasting = BTreeMap::new();
     for (source, pairs) in said {
         for (key, value) in *pairs {
             let name = options.set(key, value).map_err(|e| e.at(source))?;
             if credentials(options.scheme()).contains(&name) {
                 options.credentials_from(*source);
+            }
+            if is_lasting(name, value) && options.scheme() != Scheme::Directory {
+                lasting.insert(name.to_owned(), value.clone());
             }
         }
     }
@@ -48,7 +106,7 @@ pub(super) fn gather(
         Scheme::Gcs => variables(&mut options, &["GOOGLE_"], &[], around),
         _ => {}
     }
-    Ok(options)
+    Ok((options, lasting.into_iter().collect()))
 }
 
 /// A credential that was said.

@@ -1,13 +1,14 @@
 use std::collections::HashMap;
+use std::io::ErrorKind;
 
 use super::*;
 
-/// Settles `flags` among these variables and files.
-fn settle(
-    flags: &Flags,
+/// What is found among these variables and files.
+fn among<T>(
     variables: &[(&str, &str)],
     files: &[(&str, &str)],
-) -> Result<Settings, Failure> {
+    find: impl FnOnce(&Surroundings<'_>) -> T,
+) -> T {
     let variables: HashMap<_, _> = variables.iter().copied().collect();
     let files: HashMap<_, _> = files
         .iter()
@@ -20,14 +21,20 @@ fn settle(
             .ok_or_else(|| ErrorKind::NotFound.into())
     };
     let variable = |name: &str| variables.get(name).map(OsString::from);
-    resolve(
-        flags,
-        &Surroundings {
-            variable: &variable,
-            read: &read,
-            is_root: false,
-        },
-    )
+    find(&Surroundings {
+        variable: &variable,
+        read: &read,
+        is_root: false,
+    })
+}
+
+/// Settles `flags` among these variables and files.
+fn settle(
+    flags: &Flags,
+    variables: &[(&str, &str)],
+    files: &[(&str, &str)],
+) -> Result<Settings, Failure> {
+    among(variables, files, |around| resolve(flags, around))
 }
 
 fn storage(flags: &Flags, variables: &[(&str, &str)], files: &[(&str, &str)]) -> Option<String> {
@@ -288,6 +295,29 @@ fn an_option_comes_from_the_nearest_place_that_has_it() {
 }
 
 #[test]
+fn the_other_storage_of_a_copy_has_what_aws_files_say_and_not_what_ours_say() {
+    let other = Other {
+        storage: "s3://b".to_owned(),
+        storage_options: Vec::new(),
+        keys: Sources::default(),
+    };
+    let files = [FILE, CREDENTIALS, AWS_CONFIG];
+    let found = among(&[HOME], &files, |around| {
+        resolve_other(&Flags::default(), &other, around)
+    });
+    let wanted = [
+        ("region", "config"),
+        ("endpoint", "http://config"),
+        ("access_key_id", "one"),
+        ("secret_access_key", "two"),
+        ("session_token", "three"),
+    ];
+    let options = found.expect("it can be").storage_options;
+    let from = Some("the profile `default` in AWS' files");
+    assert_eq!(options, Some(said(&wanted, from)));
+}
+
+#[test]
 fn parts_of_a_credential_are_never_mixed() {
     let variables = [
         HOME,
@@ -412,4 +442,143 @@ fn append_only_counts_wherever_it_is_said() {
     assert!(said(false, "", "append_only = \"true\"").unwrap());
     assert!(said(false, "perhaps", "").is_err());
     assert!(said(false, "", "append_only = 3").is_err());
+}
+
+const KNOWN: (&str, &str) = (
+    "/home/u/.config/cryostore/storages.toml",
+    "[[storage]]\nurl = \"s3://b\"\nkey_file = \"/b.key\"\n[storage.options]\nregion = \"known\"\nendpoint = \"http://known\"\n[[storage]]\nurl = \"s3://c\"\n",
+);
+
+fn file(path: &str) -> Sources {
+    Sources {
+        files: vec![path.into()],
+        ..Sources::default()
+    }
+}
+
+fn flag(storage: &str) -> Flags {
+    Flags {
+        storage: Some(storage.to_owned()),
+        ..Flags::default()
+    }
+}
+
+#[test]
+fn what_a_file_says_of_keys_and_options_is_about_the_storage_that_it_names() {
+    let text = "storage = \"s3://a\"\nkey_file = \"/a.key\"\n[storage_options]\nregion = \"file\"";
+    let files = [(USER.0, text), KNOWN];
+    let of = |storage: &str| settle(&flag(storage), &[HOME], &files).expect("it can be");
+    let region = |settings: &Settings| {
+        let mut pairs = settings.lasting.iter();
+        pairs
+            .find(|(key, _)| key == "region")
+            .map(|(_, value)| value.clone())
+    };
+    // Its own, however it is written.
+    let own = of("s3://a/");
+    assert_eq!(
+        (own.keys.clone(), region(&own).as_deref()),
+        (file("/a.key"), Some("file"))
+    );
+    let known = of("s3://b/");
+    assert_eq!(
+        (known.keys.clone(), known.spare.clone()),
+        (Sources::default(), file("/a.key"))
+    );
+    assert_eq!(
+        known.known.as_ref().map(|known| known.keys.clone()),
+        Some(file("/b.key"))
+    );
+    assert_eq!(region(&known).as_deref(), Some("known"));
+    // One that is new is opened as it always was.
+    let new = of("s3://new");
+    assert_eq!(
+        (new.spare.clone(), region(&new).as_deref()),
+        (file("/a.key"), Some("file"))
+    );
+    // The user's default beside the system's: the system's key is not its.
+    let both = [
+        (USER.0, "storage = \"s3://b\""),
+        (SYSTEM.0, "storage = \"s3://a\"\nkey_file = \"/a.key\""),
+        KNOWN,
+    ];
+    let users = settle(&Flags::default(), &[HOME], &both).expect("it can be");
+    assert_eq!(
+        (users.keys, users.spare),
+        (Sources::default(), file("/a.key"))
+    );
+    // Where no storage is named, all are meant.
+    let files = [
+        (
+            USER.0,
+            "key_file = \"/k\"\n[storage_options]\nregion = \"file\"",
+        ),
+        KNOWN,
+    ];
+    let all = settle(&flag("s3://b"), &[HOME], &files).expect("it can be");
+    assert_eq!(
+        (all.keys.clone(), region(&all).as_deref()),
+        (file("/k"), Some("file"))
+    );
+    let flags = Flags {
+        keys: file("/flag"),
+        storage_options: vec![
+            "region=flag".to_owned(),
+            "patience=1m".to_owned(),
+            "secret_access_key=hush".to_owned(),
+        ],
+        ..flag("s3://b")
+    };
+    let nearer = settle(&flags, &[HOME], &files).expect("it can be");
+    assert_eq!(nearer.keys, file("/flag"));
+    let lasting = [("endpoint", "http://known"), ("region", "flag")];
+    let lasting = lasting.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(nearer.lasting, lasting, "no secret, and nothing of one run");
+}
+
+#[test]
+fn the_default_and_the_known_storages_are_told_apart_from_one_that_is_said() {
+    let files: HashMap<_, _> = [(USER.0, "storage = \"s3://c/\""), KNOWN]
+        .into_iter()
+        .collect();
+    let read = |path: &Path| {
+        let text = path.to_str().and_then(|path| files.get(path));
+        text.map(|text| (*text).to_owned())
+            .ok_or_else(|| ErrorKind::NotFound.into())
+    };
+    let with = |flags: &Flags, value: &'static str| {
+        let variable = |name: &str| match name {
+            "HOME" => Some(OsString::from("/home/u")),
+            "CRYOSTORE_STORAGE" => Some(OsString::from(value)),
+            _ => None,
+        };
+        let around = Surroundings {
+            variable: &variable,
+            read: &read,
+            is_root: false,
+        };
+        places(flags, &around).expect("it can be").all()
+    };
+    assert_eq!(
+        with(&Flags::default(), ""),
+        ["s3://c/", "s3://b"],
+        "each once"
+    );
+    assert_eq!(with(&Flags::default(), "/v"), ["/v"]);
+    assert_eq!(with(&flag("/f"), "/v"), ["/f"]);
+}
+
+#[test]
+fn time_outs_in_a_file_count_for_every_storage() {
+    let text = "storage = \"s3://a\"\n[storage_options]\npatience = \"7m\"\nregion = \"file\"";
+    let settings = settle(&flag("s3://b"), &[HOME], &[(USER.0, text), KNOWN]).expect("it can be");
+    let mut wanted = StoreOptions::for_storage("s3://b").expect("it is known");
+    for (key, value) in [
+        ("patience", "7m"),
+        ("region", "known"),
+        ("endpoint", "http://known"),
+    ] {
+        wanted.set(key, value).expect("it is known");
+    }
+    assert_eq!(settings.storage_options, Some(wanted));
 }

@@ -2,8 +2,9 @@
 # scripts/apiserver.sh install | run COMMAND…: a real Kubernetes API server with its etcd, which the tests of the cluster's side talk to.
 # Owns its build (once, into the cache folder; some 6 minutes of one core, from Debian's source package, whose dependencies come with it),
 # its start on 127.0.0.1 and free ports, and its end: by process id, however COMMAND ends.
-# COMMAND finds the administrator's kubeconfig in CRYOSTORE_TEST_APISERVER. Where the server cannot be built, COMMAND runs without it,
-# and the tests say that they are skipped.
+# COMMAND finds the administrator's kubeconfig in CRYOSTORE_TEST_APISERVER, with the authority of client certificates (users.crt, users.key)
+# beside it, and kubectl of the same version in CRYOSTORE_TEST_KUBECTL. Where the server cannot be built, COMMAND runs without it, and the
+# tests say that they are skipped.
 #
 # There are no kubelet, scheduler and controllers behind it: a pod is what a test says that it is. It is Kubernetes 1.20, older than any
 # kubelet that takes checkpoints: what works with it does so with its successors, as far as RBAC, pods and nodes go.
@@ -14,7 +15,8 @@ home=$cache/apiserver
 release=bookworm
 log=$home/build.log
 
-is_ready() { [[ -x $home/kube-apiserver && -x $home/etcd ]]; }
+is_built() { [[ -x $home/kube-apiserver && -x $home/etcd ]]; }
+is_ready() { is_built && [[ -x $home/kubectl ]]; }
 
 # Any Debian mirror that this machine uses has all releases; other distributions have none.
 mirror() {
@@ -44,22 +46,32 @@ need_programs() {
     dpkg-dev rsync jq make openssl >/dev/null
 }
 
-build_server() {
-  local work=$home/build uri key reflect version go server
-  need_programs
+# Lists of packages of our own: those of the machine may be of another release, and stay as they are.
+apt() {
+  apt-get -q -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::Lists=$work/lists" \
+    -o "Dir::Cache::pkgcache=$work/pkgcache.bin" -o "Dir::Cache::srcpkgcache=$work/srcpkgcache.bin" -o APT::Sandbox::User=root "$@"
+}
+
+build_missing() {
+  local work=$home/build uri key
   rm -rf "$work"
   mkdir -p "$work/lists/partial"
   cd "$work"
   uri=$(mirror)
   key='[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
   printf '%s\n' "deb $key $uri $release main" "deb-src $key $uri $release main" >sources.list
-  apt() {
-    apt-get -q -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::Lists=$work/lists" \
-      -o "Dir::Cache::pkgcache=$work/pkgcache.bin" -o "Dir::Cache::srcpkgcache=$work/srcpkgcache.bin" -o APT::Sandbox::User=root "$@"
-  }
   apt update
+  apt download kubernetes-client
+  dpkg -x kubernetes-client_*.deb client
+  cp client/usr/bin/kubectl "$home/kubectl"
+  is_built || build_server
+}
+
+build_server() {
+  local reflect version go server
+  need_programs
   apt download golang-1.19-go golang-1.19-src golang-github-modern-go-reflect2-dev etcd-server
-  for package in *.deb; do dpkg -x "$package" root; done
+  for package in golang*.deb etcd*.deb; do dpkg -x "$package" root; done
   apt source --download-only "kubernetes/$release"
   dpkg-source -x --no-check kubernetes_*.dsc src
   # From Go 1.18 on, the reflect2 of the source package panics at the first write; Debian's own package of it does not.
@@ -91,7 +103,7 @@ install_server() {
   [[ -z $why ]] || die "the Kubernetes API server cannot be built here: $why"
   mkdir -p "$home"
   say "building the Kubernetes API server for tests, once, into $home (some 6 minutes of one core)"
-  (build_server) >"$log" 2>&1 || { tail -n 5 "$log" >&2; die "it could not be built; all it said: $log"; }
+  (build_missing) >"$log" 2>&1 || { tail -n 5 "$log" >&2; die "it could not be built; all it said: $log"; }
   chmod -R u+w "$home/build"
   rm -rf "$home/build"
 }
@@ -122,10 +134,10 @@ start_server() {
     --listen-client-urls "http://127.0.0.1:$clients" --advertise-client-urls "http://127.0.0.1:$clients" \
     --listen-peer-urls "http://127.0.0.1:$peers" --initial-advertise-peer-urls "http://127.0.0.1:$peers" \
     --initial-cluster "default=http://127.0.0.1:$peers"
-  # --client-ca-file: its own certificate authority is nobody's; the kubelet stand-in and the users of the tests come with tokens.
+  openssl req -x509 -newkey rsa:2048 -nodes -keyout "$state/users.key" -out "$state/users.crt" -days 2 -subj /CN=users 2>/dev/null
   start apiserver "$home/kube-apiserver" --etcd-servers="http://127.0.0.1:$clients" --bind-address=127.0.0.1 --secure-port="$port" \
     --cert-dir="$state/certificates" --authorization-mode=RBAC --token-auth-file="$state/tokens.csv" --allow-privileged \
-    --service-account-key-file="$state/account.pub" --service-account-signing-key-file="$state/account.key" \
+    --client-ca-file="$state/users.crt" --service-account-key-file="$state/account.pub" --service-account-signing-key-file="$state/account.key" \
     --service-account-issuer=https://kubernetes.default.svc --service-cluster-ip-range=10.0.0.0/24 \
     --disable-admission-plugins=ServiceAccount
   until python3 - "$port" "$token" <<'END_OF_PYTHON' 2>/dev/null
@@ -150,7 +162,7 @@ users: [{name: admin, user: {token: "$token"}}]
 contexts: [{name: test, context: {cluster: test, user: admin}}]
 current-context: test
 END_OF_CONFIG
-  export CRYOSTORE_TEST_APISERVER=$state/kubeconfig
+  export CRYOSTORE_TEST_APISERVER=$state/kubeconfig CRYOSTORE_TEST_KUBECTL=$home/kubectl
 }
 
 action=${1:-}

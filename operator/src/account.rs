@@ -64,12 +64,16 @@ impl Account {
         let auth = &config.auth_info;
         // A kubelet does not know impersonation: the call would be made as somebody else than was said.
         if auth.impersonate.is_some() || auth.impersonate_groups.is_some() {
-            return Err(invalid("the kubeconfig's user impersonates another one, which kubelets do not know")
-                .hint("use a kubeconfig whose user has the rights itself"));
+            return Err(invalid(
+                "the kubeconfig's user impersonates another one, which kubelets do not know",
+            )
+            .hint("use a kubeconfig whose user has the rights itself"));
         }
         if auth.auth_provider.is_some() {
-            return Err(invalid("the kubeconfig's user has an `auth-provider`, which Kubernetes gave up in 1.26")
-                .hint("make the kubeconfig anew with the cloud's tool: it will have `exec`"));
+            return Err(invalid(
+                "the kubeconfig's user has an `auth-provider`, which Kubernetes gave up in 1.26",
+            )
+            .hint("make the kubeconfig anew with the cloud's tool: it will have `exec`"));
         }
         let mut token = match (&auth.token_file, &auth.token) {
             (Some(path), _) => Token::File(PathBuf::from(path)),
@@ -96,7 +100,11 @@ impl Account {
             .transpose()
             .map_err(|_| invalid("the kubeconfig's certificate authority is no certificate"))?;
         Ok(Self {
-            url: config.cluster_url.to_string().trim_end_matches('/').to_owned(),
+            url: config
+                .cluster_url
+                .to_string()
+                .trim_end_matches('/')
+                .to_owned(),
             namespace: config.default_namespace.clone(),
             roots,
             insecure: config.accept_invalid_certs,
@@ -140,7 +148,9 @@ fn key_pair(auth: &kube::config::AuthInfo) -> Result<Option<Vec<u8>>> {
     )?;
     let key = data(
         "client-key",
-        auth.client_key_data.as_ref().map(ExposeSecret::expose_secret),
+        auth.client_key_data
+            .as_ref()
+            .map(ExposeSecret::expose_secret),
         auth.client_key.as_ref(),
     )?;
     match (key, certificate) {

@@ -255,8 +255,7 @@ impl Archive {
                 Ok(Some(Span::End)) => {}
                 Ok(Some(Span::Member(member))) => {
                     if member.name == b"spec.dump" && member.len <= DESCRIPTION_LEN {
-                        let mut bytes =
-                            vec![0; usize::try_from(member.len).unwrap_or(usize::MAX)];
+                        let mut bytes = vec![0; usize::try_from(member.len).unwrap_or(usize::MAX)];
                         let whole = self.file.read_exact_at(&mut bytes, reader.position());
                         if whole.is_ok() {
                             look.learn(&bytes);
@@ -309,10 +308,8 @@ mod tests {
 
     impl Place {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!(
-                "cryostore-archive-{name}-{}",
-                std::process::id()
-            ));
+            let path = std::env::temp_dir()
+                .join(format!("cryostore-archive-{name}-{}", std::process::id()));
             std::fs::create_dir_all(&path).unwrap();
             Self(path)
         }
@@ -380,7 +377,11 @@ mod tests {
         ];
         for answer in hostile {
             let opened = place.folder().archive(&answer, BEGINNING);
-            assert_eq!(opened.map_err(|e| e.kind()).unwrap_err(), Kind::Invalid, "{answer}");
+            assert_eq!(
+                opened.map_err(|e| e.kind()).unwrap_err(),
+                Kind::Invalid,
+                "{answer}"
+            );
         }
     }
 

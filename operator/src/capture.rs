@@ -71,7 +71,10 @@ impl Host {
         let file = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_default();
         let uname = rustix::system::uname();
         let cgroups = root.join("sys/fs/cgroup");
-        let cgroup_version = match (cgroups.join("cgroup.controllers").exists(), cgroups.exists()) {
+        let cgroup_version = match (
+            cgroups.join("cgroup.controllers").exists(),
+            cgroups.exists(),
+        ) {
             (true, _) => 2,
             (false, true) => 1,
             (false, false) => 0,
@@ -81,7 +84,10 @@ impl Host {
         modules.retain(|name| !name.is_empty());
         if modules.is_empty() {
             // Where securityfs is not mounted, these two can still be seen.
-            let seen = [("sys/fs/selinux/enforce", "selinux"), ("sys/module/apparmor", "apparmor")];
+            let seen = [
+                ("sys/fs/selinux/enforce", "selinux"),
+                ("sys/module/apparmor", "apparmor"),
+            ];
             modules = seen
                 .iter()
                 .filter(|(path, _)| root.join(path).exists())
@@ -135,7 +141,10 @@ pub fn manifest(pod: &Pod) -> Vec<u8> {
         for key in OF_THIS_POD {
             metadata.remove(key);
         }
-        if let Some(notes) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        if let Some(notes) = metadata
+            .get_mut("annotations")
+            .and_then(Value::as_object_mut)
+        {
             // The whole pod once more, as somebody wrote it.
             notes.remove("kubectl.kubernetes.io/last-applied-configuration");
         }

@@ -126,7 +126,8 @@ pub fn prepare<'c>(
     containers
         .iter()
         .try_for_each(|name| check_name("container", name))?;
-    if options.stop && !options.force
+    if options.stop
+        && !options.force
         && let Some(owner) = &pod.controller
     {
         return Err(Error::new(
@@ -222,10 +223,7 @@ pub fn take(prepared: &Prepared<'_>, repo: &Repository, watch: &dyn Watch) -> Re
     };
     let attachments = vec![
         (capture::POD.to_owned(), capture::manifest(&prepared.pod)),
-        (
-            capture::HOST.to_owned(),
-            Host::of(&prepared.node).to_json(),
-        ),
+        (capture::HOST.to_owned(), Host::of(&prepared.node).to_json()),
     ];
     for container in &prepared.containers {
         let import = ImportOptions {
@@ -269,7 +267,13 @@ fn take_one(
     how: &ImportOptions,
     watch: &dyn Watch,
 ) -> Result<Taken> {
-    let Prepared { kubelet, pod, folder, options, .. } = prepared;
+    let Prepared {
+        kubelet,
+        pod,
+        folder,
+        options,
+        ..
+    } = prepared;
     let lock = Lock::take(&options.locks, &pod.uid, container, watch, || {
         watch.step(Step::WaitsForLock(container));
     })?;
@@ -297,7 +301,9 @@ fn take_one(
             Ok(true) => archive_removed = true,
             Ok(false) => watch.step(Step::Stays(&path)),
             // It is stored, and that counts.
-            Err(e) => watch.warning(&format!("the archive was stored, and could not be removed: {e}")),
+            Err(e) => watch.warning(&format!(
+                "the archive was stored, and could not be removed: {e}"
+            )),
         }
     }
     drop(lock);
@@ -340,7 +346,10 @@ fn check_whose(
     if !look.container.is_empty() && look.container != container {
         return Err(archive.left(
             Kind::Conflict,
-            &format!("the archive is of container {}, not of {container}", look.container),
+            &format!(
+                "the archive is of container {}, not of {container}",
+                look.container
+            ),
         ));
     }
     Ok(())
@@ -348,9 +357,17 @@ fn check_whose(
 
 /// What failed after the container was frozen: the archive is there, and is not lost.
 fn not_stored(path: &Path, e: Error) -> Error {
-    let advice = e.advice().map(|advice| format!("{advice}; ")).unwrap_or_default();
+    let advice = e
+        .advice()
+        .map(|advice| format!("{advice}; "))
+        .unwrap_or_default();
     let path = path.display();
-    Error::new(e.kind(), format!("the checkpoint was taken, and not stored: {e}"))
-        .hint(format!("{advice}the archive stays there; store it with: cryostore import {path}"))
-        .because(e)
+    Error::new(
+        e.kind(),
+        format!("the checkpoint was taken, and not stored: {e}"),
+    )
+    .hint(format!(
+        "{advice}the archive stays there; store it with: cryostore import {path}"
+    ))
+    .because(e)
 }

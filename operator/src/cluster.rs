@@ -71,7 +71,12 @@ impl Node {
             .and_then(|port| u16::try_from(port).ok())
             .filter(|port| *port != 0);
         let node = Self {
-            addresses: [of_kind("InternalIP"), of_kind("ExternalIP"), host_names.clone()].concat(),
+            addresses: [
+                of_kind("InternalIP"),
+                of_kind("ExternalIP"),
+                host_names.clone(),
+            ]
+            .concat(),
             host_names,
             port: port.unwrap_or(KUBELET_PORT),
             boot_id: of("/status/nodeInfo/bootID"),
@@ -181,7 +186,8 @@ impl Cluster {
     pub fn delete(&self, pod: &Pod, monitor: &dyn Monitor) -> Result<()> {
         let what = format!("deleting pod {}", pod.title());
         let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name);
-        let body = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": pod.uid}});
+        let body =
+            json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": pod.uid}});
         let needs = ("pods", "delete");
         self.ask(Method::DELETE, &path, Some(&body), &what, needs, monitor)?;
         Ok(())

@@ -310,11 +310,7 @@ mod tests {
             "write /var/lib/kubelet/checkpoints/checkpoint-a.tar: no space left on device",
             "make room",
         ),
-        (
-            500,
-            "cannot pause a paused container: unknown",
-            "try again",
-        ),
+        (500, "cannot pause a paused container: unknown", "try again"),
         (
             500,
             "open /run/containerd/io.containerd.grpc.v1.cri/containers/1/ctrd-checkpoint/status: no such file or directory",

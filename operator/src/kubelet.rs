@@ -163,7 +163,11 @@ impl<'c> Kubelet<'c> {
             match answer {
                 Ok(answer) => return Ok(answer),
                 // Nothing was asked: another name may be the one in the certificate.
-                Err(failed @ Failed::Certificate { is_the_name: true, .. }) => {
+                Err(
+                    failed @ Failed::Certificate {
+                        is_the_name: true, ..
+                    },
+                ) => {
                     wrong_name.get_or_insert(failed);
                 }
                 Err(failed) => return Err(self.explain(failed, patience)),
@@ -231,7 +235,13 @@ mod tests {
     #[test]
     fn less_than_the_kubelets_own_time_is_not_less_to_wait_for() {
         assert_eq!(patience(None), Duration::from_secs(150));
-        assert_eq!(patience(Some(Duration::from_secs(1))), Duration::from_secs(150));
-        assert_eq!(patience(Some(Duration::from_mins(10))), Duration::from_secs(630));
+        assert_eq!(
+            patience(Some(Duration::from_secs(1))),
+            Duration::from_secs(150)
+        );
+        assert_eq!(
+            patience(Some(Duration::from_mins(10))),
+            Duration::from_secs(630)
+        );
     }
 }

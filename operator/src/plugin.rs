@@ -49,7 +49,8 @@ pub(crate) fn run(plugin: &ExecConfig) -> Result<Given> {
         .api_version
         .as_deref()
         .unwrap_or("client.authentication.k8s.io/v1");
-    let mut info = json!({"apiVersion": version, "kind": "ExecCredential", "spec": {"interactive": false}});
+    let mut info =
+        json!({"apiVersion": version, "kind": "ExecCredential", "spec": {"interactive": false}});
     if let Some(cluster) = &plugin.cluster {
         info["spec"]["cluster"] = json!(cluster);
     }
@@ -69,9 +70,11 @@ pub(crate) fn run(plugin: &ExecConfig) -> Result<Given> {
         .collect();
     command.envs(set);
     command.env("KUBERNETES_EXEC_INFO", info.to_string());
-    let output = command
-        .output()
-        .map_err(|e| invalid(format!("the credential program {name} of the kubeconfig: {e}")))?;
+    let output = command.output().map_err(|e| {
+        invalid(format!(
+            "the credential program {name} of the kubeconfig: {e}"
+        ))
+    })?;
     if !output.status.success() {
         return Err(invalid(format!(
             "the credential program {name} of the kubeconfig ended with {}",
@@ -125,6 +128,11 @@ mod tests {
         }
         let mut plugin = shell("");
         plugin.command = Some("/does/not/exist".to_owned());
-        assert!(run(&plugin).unwrap_err().to_string().contains("/does/not/exist"));
+        assert!(
+            run(&plugin)
+                .unwrap_err()
+                .to_string()
+                .contains("/does/not/exist")
+        );
     }
 }

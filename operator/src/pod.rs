@@ -72,11 +72,11 @@ pub fn check_name(what: &str, name: &str) -> Result<()> {
     if fine {
         return Ok(());
     }
-    Err(Error::new(
-        Kind::Invalid,
-        format!("`{name}` is no name of a {what}"),
+    Err(
+        Error::new(Kind::Invalid, format!("`{name}` is no name of a {what}")).hint(
+            "names have lower-case letters, digits, `-` and `.`, as `kubectl get` shows them",
+        ),
     )
-    .hint("names have lower-case letters, digits, `-` and `.`, as `kubectl get` shows them"))
 }
 
 impl Pod {
@@ -116,7 +116,8 @@ impl Pod {
             namespace: of("/metadata/namespace"),
             name: of("/metadata/name"),
             node: of("/spec/nodeName"),
-            controller: owner.map(|owner| format!("{} {}", text(owner, "/kind"), text(owner, "/name"))),
+            controller: owner
+                .map(|owner| format!("{} {}", text(owner, "/kind"), text(owner, "/name"))),
             is_ending: json.pointer("/metadata/deletionTimestamp").is_some(),
             uid,
             containers,

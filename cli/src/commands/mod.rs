@@ -4,6 +4,7 @@
 
 mod cache;
 mod check;
+mod checkpoint;
 mod completions;
 mod copy;
 mod delete;
@@ -44,6 +45,7 @@ pub(crate) enum Outcome {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Init(init::InitArgs),
+    Checkpoint(checkpoint::CheckpointArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Ls(ls::LsArgs),
@@ -72,6 +74,7 @@ impl Command {
         let done = |()| Outcome::Done;
         match self {
             Self::Init(args) => init::run(&args, context).map(done),
+            Self::Checkpoint(args) => checkpoint::run(args, context).map(done),
             Self::Import(args) => import::run(args, context).map(done),
             Self::Export(args) => export::run(&args, context).map(done),
             Self::Ls(args) => ls::run(&args, context).map(done),

@@ -121,9 +121,7 @@ impl Opened {
                 Self::file(file, name, Watched::Name(path), facts)
             }
             Source::Open(file, path) => {
-                let again = file
-                    .try_clone()
-                    .map_err(|e| Error::io(path.display(), e))?;
+                let again = file.try_clone().map_err(|e| Error::io(path.display(), e))?;
                 let name = path.display().to_string();
                 Self::file(file, name, Watched::File(again), facts)
             }

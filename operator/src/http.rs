@@ -75,8 +75,24 @@ pub(crate) struct Link {
     account: Arc<Account>,
 }
 
-fn internal(e: impl std::fmt::Display) -> Error {
-    Error::new(Kind::Internal, format!("the client for TLS: {e}"))
+/// What the client for TLS does not take: a certificate of another form, or a proxy's address.
+fn unusable(e: &reqwest::Error) -> Error {
+    Error::new(
+        Kind::Invalid,
+        format!("the kubeconfig cannot be used: {}", deepest(e)),
+    )
+    .hint("look at the client certificate and the proxy that the kubeconfig's user and cluster have; certificates have to be of version 3")
+}
+
+/// The deepest cause says most.
+fn deepest(e: &reqwest::Error) -> String {
+    let mut text = e.to_string();
+    let mut next = e.source();
+    while let Some(cause) = next {
+        text = cause.to_string();
+        next = cause.source();
+    }
+    text
 }
 
 impl Link {
@@ -87,7 +103,7 @@ impl Link {
             .retry(reqwest::retry::never())
             .connect_timeout(CONNECT);
         builder = match &place.proxy {
-            Some(url) => builder.proxy(reqwest::Proxy::all(url).map_err(internal)?),
+            Some(url) => builder.proxy(reqwest::Proxy::all(url).map_err(|e| unusable(&e))?),
             None => builder.no_proxy(),
         };
         builder = match trust {
@@ -102,7 +118,7 @@ impl Link {
             builder = builder.identity(identity.clone());
         }
         Ok(Self {
-            client: builder.build().map_err(internal)?,
+            client: builder.build().map_err(|e| unusable(&e))?,
             url: place.url.clone(),
             account: Arc::clone(account),
         })
@@ -145,14 +161,9 @@ impl Link {
 }
 
 fn explain(e: reqwest::Error) -> Failed {
-    // The URL is said by whoever asked; the deepest cause says most.
+    // The URL is said by whoever asked.
     let e = e.without_url();
-    let mut text = e.to_string();
-    let mut next = e.source();
-    while let Some(cause) = next {
-        text = cause.to_string();
-        next = cause.source();
-    }
+    let text = deepest(&e);
     let lower = text.to_lowercase();
     if lower.contains("certificate") {
         let is_the_name = lower.contains("not valid for name");

@@ -128,7 +128,9 @@ impl<'c> Kubelet<'c> {
                 return Err(errors::of_kubelet(&self.node, status, &body));
             }
             again(body.trim());
-            let pause = self.waiting.wait(monitor, tokio::time::sleep(PAUSE));
+            // Made inside: a timer belongs to the runtime that it is made in.
+            let pause = async { tokio::time::sleep(PAUSE).await };
+            let pause = self.waiting.wait(monitor, pause);
             pause.ok_or_else(crate::cluster::stopped)?;
         }
     }

@@ -317,9 +317,7 @@ impl Cluster {
 
     /// The snapshots, newest first.
     pub fn snapshots(&self) -> Vec<SnapshotRecord> {
-        let mut list = self.repository().snapshots().unwrap();
-        list.sort();
-        list.snapshots
+        self.repository().snapshots().unwrap().snapshots
     }
 
     /// What was kept beside a snapshot.

@@ -20,6 +20,7 @@ is_ready() { is_built && [[ -x $home/kubectl ]]; }
 
 # Any Debian mirror that this machine uses has all releases; other distributions have none.
 mirror() {
+  # shellcheck disable=SC2016 # the names are apt-get's
   apt-get indextargets --format '$(REPO_URI) $(COMPONENT) $(ORIGIN)' 'Identifier: Packages' 2>/dev/null |
     awk '$2 == "main" && $3 == "Debian" && $1 !~ /security/ {print $1; exit}'
 }

@@ -21,7 +21,7 @@ use crate::errors;
 use crate::http::{Answer, Failed, Link, Place, Trust, Waiting};
 
 /// What a kubelet takes by itself, and raises less to.
-pub const LEAST: Duration = Duration::from_mins(2);
+pub const LEAST: Duration = Duration::from_secs(120);
 /// Beyond the runtime's time: the kubelet's own work, and an answer over a slow network.
 const GRACE: Duration = Duration::from_secs(30);
 /// Where a kubelet that makes its own certificate keeps it, with the authority that signed it.
@@ -242,7 +242,7 @@ mod tests {
             Duration::from_secs(150)
         );
         assert_eq!(
-            patience(Some(Duration::from_mins(10))),
+            patience(Some(Duration::from_secs(600))),
             Duration::from_secs(630)
         );
     }

@@ -214,7 +214,7 @@ impl Watch for Told<'_> {
                 "container {container}: waiting for another checkpoint of it on this node"
             )),
             Step::Asked { container, address } => note(format!(
-                "container {container}: the kubelet at {address} takes the checkpoint; the container stands still meanwhile"
+                "container {container}: asking the kubelet at {address} for a checkpoint; the container stands still until it answers"
             )),
             Step::Again(why) => note(format!("the kubelet cannot now, it is asked again: {why}")),
             Step::Written { path } => note(format!("storing {}", path.display())),

@@ -270,17 +270,21 @@ impl Cluster {
         serde_json::from_str(&said.out).unwrap()
     }
 
-    pub fn cryostore(&self, arguments: &[&str], code: i32) -> Said {
-        let output = assert_cmd::Command::cargo_bin("cryostore")
-            .unwrap()
+    /// The program with these arguments.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin("cryostore"));
+        command
             .env_clear()
             .env("HOME", self.path("home"))
             .env("PATH", "/usr/bin:/bin")
             .env("KUBECONFIG", &self.user)
             .env("CRYOSTORE_STORAGE", self.path("store"))
-            .args(arguments)
-            .output()
-            .unwrap();
+            .args(arguments);
+        command
+    }
+
+    pub fn cryostore(&self, arguments: &[&str], code: i32) -> Said {
+        let output = self.command(arguments).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         let (out, err) = (text(output.stdout), text(output.stderr));
         assert_eq!(

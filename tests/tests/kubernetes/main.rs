@@ -10,7 +10,7 @@
 
 mod cluster;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cluster::Cluster;
@@ -517,6 +517,36 @@ fn a_store_that_goes_away_while_the_container_is_frozen_loses_nothing() {
     let archive = c.path("checkpoints").join(&archives[0]);
     c.cryostore(&["import", archive.to_str().unwrap()], 0);
     assert_eq!(c.snapshots()[0].identity.pod, "web");
+}
+
+#[test]
+fn who_stops_it_while_the_container_is_frozen_hears_that_an_archive_may_come() {
+    let Some(c) = Cluster::start() else { return };
+    c.pod("web", &["app"], "slow=20");
+    let folder = c.path("checkpoints");
+    let run = c
+        .command(&[
+            "checkpoint",
+            "web",
+            "-n",
+            &c.namespace,
+            "--kubelet-ca",
+            &c.ca,
+        ])
+        .arg("--checkpoints-dir")
+        .arg(folder)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while c.calls().is_empty() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let stop = ["-INT", &run.id().to_string()];
+    assert!(Command::new("kill").args(stop).status().unwrap().success());
+    let output = run.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("may still leave an archive"), "{said}");
 }
 
 /// The rules of the roles in `deploy/rbac.yaml`, as the API server has them once they are applied.

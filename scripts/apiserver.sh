@@ -25,26 +25,29 @@ mirror() {
     awk '$2 == "main" && $3 == "Debian" && $1 !~ /security/ {print $1; exit}'
 }
 
-# Says why the server cannot be built here, or nothing.
+# Those of PROGRAM… that are not there.
+missing() {
+  local program
+  for program; do command -v "$program" >/dev/null || echo "$program"; done
+}
+
+can_install() { [[ $(id -u) == 0 && ${CRYOSTORE_SETUP:-} != tell ]]; }
+
+# Says why there can be no server here, or nothing.
 obstacle() {
-  local uri
-  is_ready && return 0
-  [[ $(uname -m) == x86_64 || $(uname -m) == aarch64 ]] || { echo "no 64-bit PC or ARM"; return; }
+  local lacking
+  lacking=$(missing python3 openssl | xargs)
+  [[ -z $lacking ]] || { echo "missing: $lacking"; return; }
+  ! is_ready || return 0
   command -v apt-get >/dev/null || { echo "its source package needs apt-get"; return; }
-  uri=$(mirror)
-  [[ -n $uri ]] || { echo "no Debian mirror in this machine's apt sources"; return; }
-  command -v dpkg-source rsync jq make openssl >/dev/null || [[ $(id -u) == 0 ]] ||
-    echo "missing: apt-get install dpkg-dev rsync jq make openssl (as root)"
+  [[ -n $(mirror) ]] || { echo "no Debian mirror in this machine's apt sources"; return; }
+  lacking=$(missing dpkg-source rsync jq make | xargs)
+  [[ -z $lacking ]] || can_install || echo "missing: $lacking (Debian's packages dpkg-dev rsync jq make)"
 }
 
 need_programs() {
-  local program missing=()
-  for program in dpkg-source rsync jq make openssl; do
-    command -v "$program" >/dev/null || missing+=("$program")
-  done
-  ((${#missing[@]})) || return 0
-  DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends \
-    dpkg-dev rsync jq make openssl >/dev/null
+  [[ -n $(missing dpkg-source rsync jq make) ]] || return 0
+  DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends dpkg-dev rsync jq make >/dev/null
 }
 
 # Lists of packages of our own: those of the machine may be of another release, and stay as they are.

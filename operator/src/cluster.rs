@@ -2,7 +2,7 @@
 //!
 //! Always: names are checked before they become part of a path. Never: lists, watches, or reads a Secret.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,6 +103,38 @@ pub(crate) fn authority(host: &str, port: u16) -> String {
     }
 }
 
+/// Where the API server is. Where the kubeconfig says another name for its certificate, that name stands in the URL, and the address beside it.
+fn place(url: &str, server_name: Option<&str>) -> Result<Place> {
+    let mut place = Place {
+        url: url.to_owned(),
+        at: None,
+        proxy: None,
+    };
+    if let Some(name) = server_name {
+        let unusable = || {
+            Error::new(
+                Kind::Unsupported,
+                format!("the kubeconfig has a tls-server-name for {url}, which is no address"),
+            )
+            .hint("use an address such as https://10.0.0.1:6443 with tls-server-name, or no tls-server-name")
+        };
+        let rest = url.strip_prefix("https://").ok_or_else(unusable)?;
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let with_port = if bare.parse::<IpAddr>().is_ok() {
+            authority(bare, 443)
+        } else {
+            host.to_owned()
+        };
+        let at: SocketAddr = with_port.parse().map_err(|_| unusable())?;
+        place.url = format!("https://{name}:{}/{path}", at.port())
+            .trim_end_matches('/')
+            .to_owned();
+        place.at = Some((name.to_owned(), at));
+    }
+    Ok(place)
+}
+
 impl Cluster {
     /// Finds out who asks whom, as `kubectl` does; contacts nobody yet. `context`: another one than the kubeconfig's current.
     pub fn connect(context: Option<&str>, monitor: &dyn Monitor) -> Result<Self> {
@@ -122,38 +154,9 @@ impl Cluster {
         })
     }
 
-    /// The API server. Where the kubeconfig says another name for its certificate, that name stands in the URL, and the address beside it.
     fn place(account: &Account) -> Result<Place> {
-        let mut place = Place {
-            url: account.url.clone(),
-            at: None,
-            proxy: account.proxy.clone(),
-        };
-        if let Some(name) = &account.server_name {
-            let unusable = || {
-                Error::new(
-                    Kind::Unsupported,
-                    format!(
-                        "the kubeconfig has a tls-server-name for {}, which is no address",
-                        account.url
-                    ),
-                )
-                .hint("use an address such as https://10.0.0.1:6443 with tls-server-name, or no tls-server-name")
-            };
-            let rest = account.url.strip_prefix("https://").ok_or_else(unusable)?;
-            let (host, path) = rest.split_once('/').map_or((rest, ""), |(h, p)| (h, p));
-            let with_port = if host.parse::<IpAddr>().is_ok() {
-                authority(host, 443)
-            } else {
-                host.to_owned()
-            };
-            let at = with_port.parse().map_err(|_| unusable())?;
-            let at: std::net::SocketAddr = at;
-            place.url = format!("https://{name}:{}/{path}", at.port())
-                .trim_end_matches('/')
-                .to_owned();
-            place.at = Some((name.clone(), at));
-        }
+        let mut place = place(&account.url, account.server_name.as_deref())?;
+        place.proxy.clone_from(&account.proxy);
         Ok(place)
     }
 
@@ -282,6 +285,29 @@ mod tests {
         let bare = Node::new(&json!({"metadata": {"name": "n1"}})).unwrap();
         assert_eq!((bare.port, bare.addresses), (10250, vec!["n1".to_owned()]));
         assert!(Node::new(&json!({"kind": "Status"})).is_err());
+    }
+
+    #[test]
+    fn a_server_with_another_name_in_its_certificate_is_still_asked_at_its_address() {
+        let named = |url: &str| {
+            let place = place(url, Some("kubernetes")).unwrap();
+            (place.url, place.at.unwrap().1.to_string())
+        };
+        let at = |url: &str, at: &str| (url.to_owned(), at.to_owned());
+        assert_eq!(
+            named("https://10.0.0.1:6443"),
+            at("https://kubernetes:6443", "10.0.0.1:6443")
+        );
+        assert_eq!(
+            named("https://10.0.0.1"),
+            at("https://kubernetes:443", "10.0.0.1:443")
+        );
+        assert_eq!(
+            named("https://[fd00::1]/k8s/c1"),
+            at("https://kubernetes:443/k8s/c1", "[fd00::1]:443")
+        );
+        assert!(place("https://api.example:6443", Some("x")).is_err());
+        assert_eq!(place("https://a:1", None).unwrap().url, "https://a:1");
     }
 
     #[test]

@@ -596,6 +596,31 @@ fn the_roles_that_are_shipped_are_enough_and_without_any_one_rule_the_error_name
 }
 
 #[test]
+fn a_token_may_come_from_a_file_or_from_a_credential_program() {
+    let Some(mut c) = Cluster::start() else {
+        return;
+    };
+    c.pod("web", &["app"], "");
+    let role = rules(&c, "cryostore-checkpoint");
+    let account = std::fs::read_to_string(c.account("robot", &json!(role))).unwrap();
+    let account: Value = serde_json::from_str(&account).unwrap();
+    let token = account["users"][0]["user"]["token"].as_str().unwrap();
+    std::fs::write(c.path("token"), format!("{token}\n")).unwrap();
+    c.user = c.kubeconfig("file", &json!({"tokenFile": c.path("token")}));
+    c.checkpoint(&["web"], 0);
+    let version = "client.authentication.k8s.io/v1";
+    let printed =
+        json!({"apiVersion": version, "kind": "ExecCredential", "status": {"token": token}});
+    std::fs::write(c.path("printed"), printed.to_string()).unwrap();
+    let program = json!({"apiVersion": version, "command": "cat", "args": [c.path("printed")], "interactiveMode": "Never"});
+    c.user = c.kubeconfig("program", &json!({"exec": program}));
+    c.checkpoint(&["web"], 0);
+    c.user = c.kubeconfig("other", &json!({"token": token, "as": "admin"}));
+    let said = c.checkpoint(&["web"], 4);
+    assert!(said.err.contains("impersonates"), "{}", said.err);
+}
+
+#[test]
 fn a_client_certificate_of_the_kubeconfig_is_known_to_the_api_server_and_to_the_kubelet() {
     let Some(mut c) = Cluster::start() else {
         return;

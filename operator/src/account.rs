@@ -115,6 +115,12 @@ impl Account {
         })
     }
 
+    /// Somebody without credentials, for tests.
+    #[cfg(test)]
+    pub(crate) fn nobody() -> Self {
+        Self::new(&Config::new(http::Uri::from_static("https://127.0.0.1:1"))).unwrap()
+    }
+
     /// What goes into the header of a request.
     pub(crate) fn bearer(&self) -> Result<Option<SecretString>> {
         match &self.token {

@@ -219,3 +219,94 @@ impl Waiting {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use cryostore_engine::Silent;
+
+    use super::*;
+
+    /// Asks a server that does this with the connection, and gives what came of it.
+    fn asked(
+        serve: impl FnOnce(&mut TcpStream) + Send + 'static,
+    ) -> std::result::Result<Answer, Failed> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = Place {
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            at: None,
+            proxy: None,
+        };
+        let server = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let _ = connection.read(&mut request).unwrap();
+            serve(&mut connection);
+        });
+        let link = Link::new(&Arc::new(Account::nobody()), &place, &Trust::System).unwrap();
+        let patience = Duration::from_millis(500);
+        let waiting = Waiting::new().unwrap();
+        let answer = waiting.wait(&Silent, link.ask(Method::POST, "/x", None, patience));
+        // The connection ends with the runtime, and the server with the connection.
+        drop(waiting);
+        server.join().unwrap();
+        answer.unwrap()
+    }
+
+    #[test]
+    fn an_answer_that_does_not_come_and_one_that_breaks_off_are_told_apart() {
+        let late = asked(|_| std::thread::sleep(Duration::from_secs(1)));
+        assert!(matches!(late, Err(Failed::TimedOut)), "{late:?}");
+        let half = asked(|c| {
+            c.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")
+                .unwrap();
+        });
+        assert!(matches!(half, Err(Failed::Broken(_))), "{half:?}");
+        let nothing = asked(|_| ());
+        assert!(matches!(nothing, Err(Failed::Broken(_))), "{nothing:?}");
+        let late = asked(|c| {
+            c.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")
+                .unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+        });
+        assert!(matches!(late, Err(Failed::TimedOut)), "{late:?}");
+    }
+
+    #[test]
+    fn an_answer_without_end_is_not_taken_into_memory() {
+        let endless = asked(|c| {
+            let _ = c.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+            let piece = [b"100000\r\n".as_slice(), &[b'x'; 1 << 20], b"\r\n"].concat();
+            while c.write_all(&piece).is_ok() {}
+        });
+        assert!(
+            matches!(&endless, Err(Failed::Broken(text)) if text.contains("more than 8388608 bytes"))
+                || matches!(endless, Err(Failed::TimedOut)),
+        );
+    }
+
+    #[test]
+    fn a_redirection_is_an_answer_and_leads_nowhere() {
+        let moved = asked(|c| {
+            let text =
+                b"HTTP/1.1 307 Moved\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n";
+            c.write_all(text).unwrap();
+        });
+        assert_eq!(moved.unwrap().status, 307);
+    }
+
+    #[test]
+    fn nobody_there_means_that_nothing_was_asked() {
+        let place = Place {
+            url: "http://127.0.0.1:1".to_owned(),
+            at: None,
+            proxy: None,
+        };
+        let link = Link::new(&Arc::new(Account::nobody()), &place, &Trust::System).unwrap();
+        let waiting = Waiting::new().unwrap();
+        let answer = waiting.wait(&Silent, link.ask(Method::POST, "/x", None, CONNECT));
+        assert!(matches!(answer, Some(Err(Failed::Away(_)))), "{answer:?}");
+    }
+}

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # scripts/test.sh [ARGUMENT OF cargo test…]: every test of the workspace, and one line that sums them up.
 # The stores of others that some of them use are started and ended around them (scripts/servers.sh); CRYOSTORE_SERVERS chooses
-# which: `light` (what CI has), `heavy` (all; `make test-heavy`) or `none` (their tests say that they are skipped).
+# which: `light` (what CI has), `heavy` (all; `make test-heavy`) or `none` (their tests say that they are skipped). So is a Kubernetes API server,
+# where it can be built (scripts/apiserver.sh).
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 scripts/setup.sh build
@@ -15,8 +16,8 @@ status=0
 servers=()
 case ${CRYOSTORE_SERVERS:-light} in
 none) say "no servers: the tests against them are skipped" ;;
-light) servers=(scripts/servers.sh run) ;;
-heavy) servers=(scripts/servers.sh run heavy) ;;
+light) servers=(scripts/apiserver.sh run scripts/servers.sh run) ;;
+heavy) servers=(scripts/apiserver.sh run scripts/servers.sh run heavy) ;;
 *) die "CRYOSTORE_SERVERS is light, heavy or none" ;;
 esac
 "${servers[@]}" cargo test "${locked[@]}" --release --workspace --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?

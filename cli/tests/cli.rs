@@ -8,8 +8,9 @@ use serde_json::Value;
 
 mod place;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "init",
+    "checkpoint",
     "import",
     "export",
     "ls",

@@ -359,7 +359,8 @@ def main():
     ids = list(listed)
     for at in range(0, len(ids), 100):
         collecting.must("delete", *ids[at : at + 100])
-    for _ in range(2):
+    # A catalogue goes in the run after the one that put another for it.
+    for _ in range(4):
         last = collecting.must("gc", "--grace", "0", timeout=900)
     after = objects(args.url, args.options)
     if last["garbage"] or last["waiting"] or last["at_work"]:

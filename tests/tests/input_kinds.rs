@@ -58,6 +58,23 @@ impl Read for Pipe {
 }
 
 #[test]
+fn a_file_that_is_open_is_read_from_its_start_whatever_becomes_of_its_name() {
+    let place = Place::new();
+    let tar = checkpoint(&noise(64 * 4096, 3), 4096);
+    for (n, bytes) in [tar.clone(), gzip(&tar)].into_iter().enumerate() {
+        let path = place.path(&format!("open-{n}.tar"));
+        fs::write(&path, bytes).unwrap();
+        let mut file = File::open(&path).unwrap();
+        file.read_exact(&mut [0; 100]).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "another file").unwrap();
+        let source = Source::Open(file, path.clone());
+        let imported = import(&place.open(), source, &ImportOptions::default(), &Silent);
+        assert!(place.bytes_of(&imported.unwrap().snapshot) == tar);
+    }
+}
+
+#[test]
 fn a_stream_of_bytes_is_imported_plain_or_compressed_in_any_number_of_frames() {
     let place = Place::new();
     let tar = checkpoint(&noise(3 << 20, 1), 4096);

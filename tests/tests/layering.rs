@@ -139,8 +139,25 @@ fn crates_are_used_in_the_order_of_the_map() {
                 "kube",
             ][..],
         ),
-        ("engine", &["clap", "kube", "indicatif", "anyhow"]),
-        ("cli", &["rocksdb", "object_store", "fastcdc", "tokio"]),
+        (
+            "engine",
+            &["clap", "kube", "indicatif", "anyhow", "cryostore-operator"],
+        ),
+        (
+            "operator",
+            &["clap", "indicatif", "anyhow", "rocksdb", "object_store"],
+        ),
+        (
+            "cli",
+            &[
+                "rocksdb",
+                "object_store",
+                "fastcdc",
+                "tokio",
+                "kube",
+                "reqwest",
+            ],
+        ),
     ] {
         for name in never {
             let uses = manifest(member)

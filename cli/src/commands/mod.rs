@@ -4,6 +4,7 @@
 
 mod cache;
 mod check;
+mod checkpoint;
 mod completions;
 mod configure;
 mod copy;
@@ -47,6 +48,7 @@ pub(crate) enum Outcome {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Init(init::InitArgs),
+    Checkpoint(checkpoint::CheckpointArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Ls(ls::LsArgs),
@@ -77,6 +79,7 @@ impl Command {
         let done = |()| Outcome::Done;
         match self {
             Self::Init(args) => init::run(&args, context).map(done),
+            Self::Checkpoint(args) => checkpoint::run(args, context).map(done),
             Self::Import(args) => import::run(args, context).map(done),
             Self::Export(args) => export::run(&args, context).map(done),
             Self::Ls(args) => ls::run(&args, context).map(done),

@@ -21,6 +21,8 @@ use crate::limits;
 pub enum Source {
     /// A tar, plain or compressed.
     File(PathBuf),
+    /// The same, open already: whatever becomes of its name, these bytes are read. The path is what errors call it.
+    Open(File, PathBuf),
     /// A directory of CRIU images, or an unpacked archive.
     Directory(PathBuf),
     /// A tar, plain or compressed, that comes in order, such as standard input.
@@ -31,6 +33,7 @@ impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => write!(f, "File({})", path.display()),
+            Self::Open(_, path) => write!(f, "Open({})", path.display()),
             Self::Directory(path) => write!(f, "Directory({})", path.display()),
             Self::Stream(_) => f.write_str("Stream"),
         }
@@ -89,13 +92,39 @@ pub(super) struct Opened {
     /// What errors call it.
     pub(super) name: String,
     /// The file as it was, to see whether it changes.
-    watched: Option<(PathBuf, Metadata)>,
+    watched: Option<(Watched, Metadata)>,
+}
+
+/// What is looked at again once all was read.
+enum Watched {
+    /// Whatever has the name by then.
+    Name(PathBuf),
+    /// The file that was handed over.
+    File(File),
+}
+
+impl Watched {
+    fn metadata(&self) -> std::io::Result<Metadata> {
+        match self {
+            Self::Name(path) => path.metadata(),
+            Self::File(file) => file.metadata(),
+        }
+    }
 }
 
 impl Opened {
     pub(super) fn new(source: Source, facts: &mut Facts) -> Result<Self> {
         match source {
-            Source::File(path) => Self::file(path, facts),
+            Source::File(path) => {
+                let file = File::open(&path).map_err(|e| Error::io(path.display(), e))?;
+                let name = path.display().to_string();
+                Self::file(file, name, Watched::Name(path), facts)
+            }
+            Source::Open(file, path) => {
+                let again = file.try_clone().map_err(|e| Error::io(path.display(), e))?;
+                let name = path.display().to_string();
+                Self::file(file, name, Watched::File(again), facts)
+            }
             Source::Directory(path) => Self::directory(&path, facts),
             Source::Stream(stream) => {
                 let bytes = unpack(stream).map_err(|e| Error::io("the input", e))?;
@@ -128,14 +157,14 @@ impl Opened {
         }
     }
 
-    fn file(path: PathBuf, facts: &mut Facts) -> Result<Self> {
-        let name = path.display().to_string();
+    fn file(mut file: File, name: String, watched: Watched, facts: &mut Facts) -> Result<Self> {
         let failed = |e| Error::io(&name, e);
-        let mut file = File::open(&path).map_err(failed)?;
         let meta = file.metadata().map_err(failed)?;
         let mut head = [0; 4];
         let head_len = file.read_at(&mut head, 0).map_err(failed)?;
         let (bytes, total) = if let Some(compression) = sniff(&head[..head_len]) {
+            // Whoever opened it may have read of it.
+            file.seek(SeekFrom::Start(0)).map_err(failed)?;
             (
                 Bytes::Unpacking(Unpacking::new(compression, file).map_err(failed)?),
                 None,
@@ -161,7 +190,7 @@ impl Opened {
             kind: ArchiveKind::Tar,
             total,
             name,
-            watched: Some((path, meta)),
+            watched: Some((watched, meta)),
         })
     }
 
@@ -225,10 +254,10 @@ impl Opened {
             tar.check_unchanged()
                 .map_err(|e| super::unreadable(&self.name, e))?;
         }
-        let Some((path, before)) = &self.watched else {
+        let Some((watched, before)) = &self.watched else {
             return Ok(());
         };
-        let now = path.metadata().map_err(|e| Error::io(&self.name, e))?;
+        let now = watched.metadata().map_err(|e| Error::io(&self.name, e))?;
         let state = |meta: &Metadata| {
             (
                 meta.dev(),

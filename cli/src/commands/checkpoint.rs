@@ -13,6 +13,7 @@ use cryostore_operator::pod::{Choice, Pod};
 use cryostore_operator::{Cluster, KubeletTls, archive};
 use serde::Serialize;
 
+use super::first_use::{self, Place};
 use super::view::{CostView, SnapshotView};
 use crate::context::Context;
 use crate::exit::Failure;
@@ -64,6 +65,9 @@ pub(crate) struct CheckpointArgs {
     /// With --stop: also a pod that a controller makes anew
     #[arg(long, requires = "stop")]
     force: bool,
+    /// Make a repository if the storage is an empty place; on a terminal it is asked for
+    #[arg(long)]
+    init: bool,
     /// Leave the kubelet's archive where it is
     #[arg(long)]
     keep_archive: bool,
@@ -232,7 +236,13 @@ pub(crate) fn run(args: CheckpointArgs, context: &Context) -> Result<(), Failure
     let screen = &*context.screen;
     let watch = Told(screen);
     // First what the user can have said wrong, then what somebody else can refuse; nothing is frozen before both are through.
-    let repo = context.repository()?;
+    let repo = match first_use::settle(args.init, context)? {
+        Place::There(repo) => *repo,
+        Place::Made(made) => {
+            screen.report(&made.to_string());
+            context.repository()?
+        }
+    };
     let cluster = Cluster::connect(None, &watch)?;
     let namespace = args
         .namespace

@@ -121,6 +121,26 @@ fn several_containers_are_named_unless_one_or_all_are_asked_for_and_all_have_one
 }
 
 #[test]
+fn the_first_checkpoint_makes_a_repository_if_that_is_said_and_later_ones_are_found_without_saying_where()
+ {
+    let Some(c) = Cluster::start() else { return };
+    c.pod("web", &["app"], "");
+    let new = c.path("new");
+    let new = new.to_str().unwrap();
+    let said = c.checkpoint(&["web", "--storage", new], 3);
+    assert!(said.err.contains("--init"), "{}", said.err);
+    assert_eq!(c.calls().len(), 0, "nothing was frozen");
+    let said = c.checkpoint(&["web", "--storage", new, "--init"], 0);
+    assert!(said.err.contains("its key is"), "{}", said.err);
+    assert!(c.archives().is_empty());
+    // Found among the known ones: neither a flag nor a variable says where it is.
+    let mut ls = c.command(&["ls", "--json"]);
+    let listed = ls.env_remove("CRYOSTORE_STORAGE").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("\"web\""), "{listed}");
+}
+
+#[test]
 fn what_can_be_refused_is_refused_before_anything_is_frozen() {
     let Some(c) = Cluster::start() else { return };
     c.pod("web", &["app"], "");

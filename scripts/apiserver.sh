@@ -112,21 +112,6 @@ install_server() {
   rm -rf "$home/build"
 }
 
-free_port() {
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
-# start NAME COMMAND…: in the background, ended with the script.
-start() {
-  local name=$1 pid
-  shift
-  "$@" >"$state/$name.log" 2>&1 </dev/null &
-  pid=$!
-  # At once: what it holds is thrown away.
-  at_exit "kill -KILL $pid 2>/dev/null; wait $pid 2>/dev/null || true"
-  started=$pid
-}
-
 start_server() {
   local clients peers port token tries=0
   clients=$(free_port) peers=$(free_port) port=$(free_port)
@@ -134,12 +119,12 @@ start_server() {
   openssl genrsa -out "$state/account.key" 2048 2>/dev/null
   openssl rsa -in "$state/account.key" -pubout -out "$state/account.pub" 2>/dev/null
   printf '%s,admin,1,"system:masters"\n' "$token" >"$state/tokens.csv"
-  start etcd "$home/etcd" --data-dir "$state/etcd" --unsafe-no-fsync \
+  in_background etcd "$home/etcd" --data-dir "$state/etcd" --unsafe-no-fsync \
     --listen-client-urls "http://127.0.0.1:$clients" --advertise-client-urls "http://127.0.0.1:$clients" \
     --listen-peer-urls "http://127.0.0.1:$peers" --initial-advertise-peer-urls "http://127.0.0.1:$peers" \
     --initial-cluster "default=http://127.0.0.1:$peers"
   openssl req -x509 -newkey rsa:2048 -nodes -keyout "$state/users.key" -out "$state/users.crt" -days 2 -subj /CN=users 2>/dev/null
-  start apiserver "$home/kube-apiserver" --etcd-servers="http://127.0.0.1:$clients" --bind-address=127.0.0.1 --secure-port="$port" \
+  in_background apiserver "$home/kube-apiserver" --etcd-servers="http://127.0.0.1:$clients" --bind-address=127.0.0.1 --secure-port="$port" \
     --cert-dir="$state/certificates" --authorization-mode=RBAC --token-auth-file="$state/tokens.csv" --allow-privileged \
     --client-ca-file="$state/users.crt" --service-account-key-file="$state/account.pub" --service-account-signing-key-file="$state/account.key" \
     --service-account-issuer=https://kubernetes.default.svc --service-cluster-ip-range=10.0.0.0/24 \

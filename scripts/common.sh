@@ -27,6 +27,19 @@ run_undo() {
 }
 trap run_undo EXIT
 
+# A port that nobody listens on now.
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
+# in_background NAME COMMAND…: a server, which is process $started; what it says is in $state/NAME.log. It ends with the script.
+in_background() {
+  local name=$1
+  shift
+  "$@" >"${state:?}/$name.log" 2>&1 </dev/null &
+  started=$!
+  # At once: what it holds is thrown away, and SeaweedFS was seen to hang when it was asked to end.
+  at_exit "kill -KILL $started 2>/dev/null; wait $started 2>/dev/null || true"
+}
+
 cores() { nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1; }
 
 # MiB that a build may take: what the system has left, or what a container's limit leaves.

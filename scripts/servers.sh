@@ -67,22 +67,14 @@ install_heavy() {
   rm -rf "$home/build"
 }
 
-# A port that nobody listens on now.
-free_port() {
-  "$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
 # start NAME PORT COMMAND…: a server in the background, until it answers on its port.
 start() {
-  local name=$1 port=$2 pid tries=0
+  local name=$1 port=$2 tries=0
   shift 2
-  "$@" >"$state/$name.log" 2>&1 </dev/null &
-  pid=$!
-  # At once: what it stored is thrown away, and SeaweedFS was seen to hang when it was asked to end.
-  at_exit "kill -KILL $pid 2>/dev/null; wait $pid 2>/dev/null || true"
+  in_background "$name" "$@"
   until (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
     ((tries += 1))
-    if ! kill -0 "$pid" 2>/dev/null || ((tries > 300)); then
+    if ! kill -0 "$started" 2>/dev/null || ((tries > 300)); then
       tail -n 5 "$state/$name.log" >&2
       die "$name did not start"
     fi

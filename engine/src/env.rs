@@ -47,6 +47,14 @@ impl Default for SystemEnv {
     }
 }
 
+/// Where the kernel says which start of the system this is.
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What the kernel made up when this system started.
+pub fn boot_id() -> std::io::Result<String> {
+    Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
+}
+
 impl Env for SystemEnv {
     #[expect(
         clippy::disallowed_methods,
@@ -63,13 +71,10 @@ impl Env for SystemEnv {
         self.started.elapsed()
     }
     fn since_boot(&self) -> Option<(String, Duration)> {
-        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let id = boot_id().ok()?;
         let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
         let seconds: f64 = uptime.split_whitespace().next()?.parse().ok()?;
-        Some((
-            id.trim().to_owned(),
-            Duration::try_from_secs_f64(seconds).ok()?,
-        ))
+        Some((id, Duration::try_from_secs_f64(seconds).ok()?))
     }
     fn random(&self) -> [u8; 32] {
         let mut bytes = [0; 32];

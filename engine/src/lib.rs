@@ -28,6 +28,7 @@ mod ingest;
 pub mod limits;
 mod memory;
 pub mod monitor;
+mod node_file;
 mod pack;
 pub mod prune;
 mod rebuild;

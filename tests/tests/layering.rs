@@ -8,7 +8,15 @@ use std::path::{Path, PathBuf};
 
 /// The storeys of the engine, lowest first; `lib.rs` stands above all.
 const STOREYS: &[&[&str]] = &[
-    &["error", "limits", "memory", "env", "monitor", "bridge"],
+    &[
+        "error",
+        "limits",
+        "memory",
+        "env",
+        "monitor",
+        "bridge",
+        "node_file",
+    ],
     &["archive", "criu", "chunk", "codec"],
     &["store"],
     &["pack", "index"],

@@ -161,6 +161,19 @@ impl Report {
             }
         }
     }
+
+    fn unreadable(&mut self, list: &SnapshotList) -> Option<Error> {
+        let mut first = None;
+        for (object, e) in &list.damaged {
+            let error = format!("{object}: {e}");
+            self.failed.push(Failed {
+                id: None,
+                error: error.clone(),
+            });
+            first.get_or_insert(Error::new(e.kind(), error));
+        }
+        first
+    }
 }
 
 pub(crate) fn run(args: &CopyArgs, context: &Context) -> Result<(), Failure> {
@@ -220,19 +233,4 @@ pub(crate) fn run(args: &CopyArgs, context: &Context) -> Result<(), Failure> {
     context.output.show(&report)?;
     ended?;
     first.map_or(Ok(()), |e| Err(e.into()))
-}
-
-impl Report {
-    fn unreadable(&mut self, list: &SnapshotList) -> Option<Error> {
-        let mut first = None;
-        for (object, e) in &list.damaged {
-            let error = format!("{object}: {e}");
-            self.failed.push(Failed {
-                id: None,
-                error: error.clone(),
-            });
-            first.get_or_insert(Error::new(e.kind(), error));
-        }
-        first
-    }
 }

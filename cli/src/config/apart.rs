@@ -40,13 +40,9 @@ pub(crate) fn resolve_known(
     storage: &str,
     around: &Surroundings<'_>,
 ) -> Result<Settings, Failure> {
-    let its = Flags {
-        storage: Some(storage.to_owned()),
-        ..Flags::default()
-    };
     Ok(Settings {
         spare: resolve(flags, around)?.keys,
-        ..resolve_apart(flags, &its, false, around)?
+        ..resolve_apart(flags, &alone(storage), false, around)?
     })
 }
 
@@ -56,11 +52,15 @@ pub(crate) fn resolve_default(
     storage: &str,
     around: &Surroundings<'_>,
 ) -> Result<Settings, Failure> {
-    let its = Flags {
+    resolve_apart(flags, &alone(storage), true, around)
+}
+
+/// A storage of which nothing else is said.
+fn alone(storage: &str) -> Flags {
+    Flags {
         storage: Some(storage.to_owned()),
         ..Flags::default()
-    };
-    resolve_apart(flags, &its, true, around)
+    }
 }
 
 /// What `its` says of storage and keys counts, and the files if they are about it; what `flags` and the files say of the rest.

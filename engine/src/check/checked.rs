@@ -3,12 +3,12 @@
 //! Always: a hint of a few dozen bytes for each pack, replaced as a whole; what is known of a pack goes with it. Never: believed when its digest is wrong: then all is read again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use cryostore_format::{Digest, PackId};
 
 use crate::limits;
+use crate::node_file;
 
 const FILE: &str = "checked";
 
@@ -59,15 +59,7 @@ impl Checked {
     /// Keeps it. Without it packs would be read again: a failure is no loss.
     pub(super) fn save(&self) {
         let Some(file) = &self.file else { return };
-        let write = || -> std::io::Result<()> {
-            let dir = file.parent().unwrap_or(Path::new("."));
-            std::fs::create_dir_all(dir)?;
-            let mut new = tempfile::NamedTempFile::new_in(dir)?;
-            new.write_all(&encode(&self.packs))?;
-            new.persist(file)?;
-            Ok(())
-        };
-        if let Err(e) = write() {
+        if let Err(e) = node_file::replace(file, &[&encode(&self.packs)]) {
             tracing::debug!("keeping what was checked: {e}");
         }
     }

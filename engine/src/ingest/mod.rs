@@ -22,6 +22,7 @@ mod writer;
 use std::io::Read;
 use std::sync::{Arc, mpsc};
 
+use bytes::Bytes;
 use cryostore_format::delta::Deltas;
 use cryostore_format::manifest::{Layout, Manifest, PageMap, Role as StreamRole, RunPlace};
 use cryostore_format::repository::Role;
@@ -508,7 +509,7 @@ impl<'r> Plan<'r> {
             digest: Digest::of(&bytes),
         };
         let name = manifest_name(id);
-        let sealed = repo.seal_object(&name, bytes)?;
+        let sealed = Bytes::from(repo.seal_object(&name, bytes)?);
         uploading.put(name, sealed.clone())?;
         keep_going(monitor)?;
         let (finished, index) = uploading.finish()?;

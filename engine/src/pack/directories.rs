@@ -4,7 +4,6 @@
 //! and only so many directories stay open. A damaged or missing copy is fetched from the store again. Never: the only copy of anything.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use super::map::Mapped;
 use super::object_name;
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::node_file;
 use crate::store::Vault;
 
 /// Digest of the ids of a pack of deltas: of another pack's ids it is another one.
@@ -168,14 +168,7 @@ impl Directories {
 
     fn write(&self, name: &str, parts: &[&[u8]]) {
         let Some(dir) = &self.cache else { return };
-        let write = || -> std::io::Result<()> {
-            std::fs::create_dir_all(dir)?;
-            let mut file = tempfile::NamedTempFile::new_in(dir)?;
-            parts.iter().try_for_each(|part| file.write_all(part))?;
-            file.persist(dir.join(name))?;
-            Ok(())
-        };
-        if let Err(e) = write() {
+        if let Err(e) = node_file::replace(&dir.join(name), parts) {
             tracing::debug!("keeping {name} of the directories: {e}");
         }
     }

@@ -3,7 +3,6 @@
 //! Always: a copy is the object's own bytes, as sealed as they are; it counts only while nothing took the manifest's place, and if it is what the snapshot's record names. Never: kept of a directory,
 //! where reading costs nothing; taken by whoever restores or checks.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use cryostore_format::manifest::Manifest;
@@ -11,7 +10,7 @@ use cryostore_format::snapshot::SnapshotRecord;
 use cryostore_format::{Digest, Lineage};
 
 use super::{Repository, manifest_name};
-use crate::limits;
+use crate::{limits, node_file};
 
 /// Below the repository's own directory: a file for each container.
 pub(super) const DIR: &str = "bases";
@@ -28,17 +27,9 @@ impl Repository {
         let Some(path) = self.base_copy(snapshot.lineage) else {
             return;
         };
-        let write = || -> std::io::Result<()> {
-            let dir = path.parent().unwrap_or(&path);
-            std::fs::create_dir_all(dir)?;
-            let mut file = tempfile::NamedTempFile::new_in(dir)?;
-            file.write_all(stored)?;
-            file.persist(&path)?;
-            trim(dir);
-            Ok(())
-        };
-        if let Err(e) = write() {
-            tracing::debug!("keeping a copy of a manifest: {e}");
+        match node_file::replace(&path, &[stored]) {
+            Ok(()) => trim(path.parent().unwrap_or(&path)),
+            Err(e) => tracing::debug!("keeping a copy of a manifest: {e}"),
         }
     }
 

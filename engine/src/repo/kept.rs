@@ -5,13 +5,13 @@
 //! as reading; believed of a store whose lists have no tags; used by `check`, which is to see the objects themselves.
 
 use std::collections::HashSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
 use super::Repository;
 use crate::error::Result;
+use crate::node_file;
 use crate::store::Listed;
 
 /// Below the repository's own directory: a file for each object, under its name.
@@ -85,18 +85,7 @@ impl Repository {
         if tag.contains('\n') {
             return;
         }
-        let path = dir.join(name);
-        let write = || -> std::io::Result<()> {
-            let dir = path.parent().unwrap_or(Path::new("."));
-            std::fs::create_dir_all(dir)?;
-            let mut file = tempfile::NamedTempFile::new_in(dir)?;
-            file.write_all(tag.as_bytes())?;
-            file.write_all(b"\n")?;
-            file.write_all(stored)?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        if let Err(e) = write() {
+        if let Err(e) = node_file::replace(&dir.join(name), &[tag.as_bytes(), b"\n", stored]) {
             tracing::debug!("keeping a copy of {name}: {e}");
         }
     }

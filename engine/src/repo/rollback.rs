@@ -3,7 +3,6 @@
 //!
 //! Always: costs no request; lies in the node's cache, so that a node without one notices nothing. Never: proves anything; it says what somebody should look at.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use cryostore_format::encryption::KeyRing;
@@ -12,6 +11,7 @@ use cryostore_format::{Digest, Lineage, SnapshotId};
 
 use super::Repository;
 use crate::error::{Error, Kind, Result};
+use crate::node_file;
 use crate::store::Store;
 
 /// Below the repository's own directory: for each container the newest snapshot that this node stored or saw committed.
@@ -22,16 +22,8 @@ const EPOCH: &str = "epoch";
 const PLACES: &str = "encrypted-places";
 
 fn write(path: &Path, text: &str) {
-    let write = || -> std::io::Result<()> {
-        let dir = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(dir)?;
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(text.as_bytes())?;
-        file.persist(path)?;
-        Ok(())
-    };
     // A mark that is missing notices nothing, and harms nothing.
-    if let Err(e) = write() {
+    if let Err(e) = node_file::replace(path, &[text.as_bytes()]) {
         tracing::debug!("the mark {}: {e}", path.display());
     }
 }

@@ -17,7 +17,7 @@ use cryostore_format::snapshot::SnapshotRecord;
 use cryostore_format::{PackId, SessionId, limits as format_limits};
 
 use super::{Repository, damage};
-use crate::env::{random_id, timestamp};
+use crate::env::{boot_id, random_id, timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::monitor::{Monitor, Phase};
@@ -306,11 +306,6 @@ impl Monitor for Renewing<'_> {
     }
 }
 
-/// What the kernel made up when this system started.
-fn boot_id() -> Option<String> {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
-}
-
 impl Repository {
     /// Locks the node's own mark of a session for as long as the process lives.
     fn lock_session(&self, id: SessionId) -> Option<(File, PathBuf)> {
@@ -319,7 +314,7 @@ impl Repository {
         let path = dir.join(id.to_string());
         let mut file = File::create(&path).ok()?;
         file.try_lock().ok()?;
-        file.write_all(boot_id()?.as_bytes()).ok()?;
+        file.write_all(boot_id().ok()?.as_bytes()).ok()?;
         Some((file, path))
     }
 
@@ -333,7 +328,9 @@ impl Repository {
             Ok(mut file) => {
                 let mut marked = String::new();
                 let read = file.read_to_string(&mut marked);
-                read.is_ok() && boot_id() == Some(marked) && file.try_lock_shared().is_ok()
+                // A mark may end with the line's end that the kernel gives.
+                let is_ours = boot_id().is_ok_and(|own| own == marked.trim());
+                read.is_ok() && is_ours && file.try_lock_shared().is_ok()
             }
             Err(_) => false,
         }

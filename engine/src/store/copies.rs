@@ -6,13 +6,14 @@
 //! anything; a reason to fail; kept of a directory.
 
 use std::fs::File;
-use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use cryostore_format::PackId;
+
+use crate::node_file;
 
 /// 64 KiB: a frame or two, so that reading one frame reads little more; the digests take a two-thousandth.
 const BLOCK: u64 = 64 << 10;
@@ -97,18 +98,13 @@ impl Copies {
     }
 
     fn write(&self, id: PackId, pack: &[u8]) -> std::io::Result<()> {
-        std::fs::create_dir_all(&self.dir)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
-        file.write_all(pack)?;
         let blocks = (0..).zip(pack.chunks(usize::try_from(BLOCK).unwrap_or(usize::MAX)));
         let mut end: Vec<u8> = blocks
             .flat_map(|(number, block)| digest(id, number, block))
             .collect();
         end.extend((pack.len() as u64).to_le_bytes());
         end.extend(MAGIC);
-        file.write_all(&end)?;
-        file.persist(self.path(id))?;
-        Ok(())
+        node_file::replace(&self.path(id), &[pack, &end])
     }
 
     /// Removes the files that were not used for longest, until the rest are few enough; never the copy of `newest`.

@@ -14,6 +14,7 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cryostore_format::delta::DeltaFrame;
 use cryostore_format::manifest::{Body, Manifest, Role, Stream, StreamIndex, Transform};
 use cryostore_format::recipe::FrameRef;
@@ -465,8 +466,8 @@ pub(super) struct Uploading<'r> {
 
 impl Uploading<'_> {
     /// Puts one more object.
-    pub(super) fn put(&mut self, name: String, bytes: Vec<u8>) -> Result<()> {
-        self.sink.put_object(name, bytes.into())
+    pub(super) fn put(&mut self, name: String, bytes: Bytes) -> Result<()> {
+        self.sink.put_object(name, bytes)
     }
 
     /// Waits until all are durable.

@@ -7,9 +7,8 @@ use std::path::Path;
 use cryostore_format::{encryption, envelope, limits, pack};
 
 fn document(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("spec")
-        .join(name);
+    // Cargo runs tests in the folder of their package.
+    let path = Path::new("spec").join(name);
     std::fs::read_to_string(path).unwrap()
 }
 

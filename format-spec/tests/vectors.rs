@@ -6,7 +6,7 @@ mod values;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cryostore_format::catalogue::Catalogue;
 use cryostore_format::collection::CollectionRecord;
@@ -47,8 +47,9 @@ struct Vector {
     same: Same,
 }
 
+/// Cargo runs tests in the folder of their package.
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors")
+    PathBuf::from("vectors")
 }
 
 /// The note and the bytes of a vector's file.

@@ -4,7 +4,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use cryostore_engine::archive::tar::{Span, TarReader};
 use cryostore_format::catalogue::{Catalogue, Remembered};
@@ -47,11 +47,17 @@ fn main() -> Result<()> {
     sealed()
 }
 
+/// The folder of this package: what Cargo says when it runs this, not what it said when it compiled it.
+fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 fn seed(target: &str, name: &str, bytes: &[u8]) -> Result<()> {
     if bytes.len() > MOST {
         return Err(format!("{target}/{name} has {} bytes", bytes.len()).into());
     }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+    let folder = package()
         .join("seeds")
         .join(target);
     fs::create_dir_all(&folder)?;
@@ -60,7 +66,7 @@ fn seed(target: &str, name: &str, bytes: &[u8]) -> Result<()> {
 
 /// The bytes of a captured archive, its members with the offsets of their headers, and their contents.
 fn archive(name: &str) -> Result<(Vec<u8>, Vec<(String, usize, Vec<u8>)>)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+    let path = package()
         .join("../tests/data")
         .join(name);
     let tar = zstd::decode_all(&fs::read(path)?[..])?;
@@ -716,7 +722,7 @@ fn records() -> Result<()> {
 
 /// The golden vectors are what is decoded.
 fn sealed() -> Result<()> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../format-spec/vectors/sealed");
+    let folder = package().join("../format-spec/vectors/sealed");
     for (target, name) in [
         ("sealed", "session"),
         ("key", "key-file"),
@@ -725,7 +731,7 @@ fn sealed() -> Result<()> {
         ("key", "key-passphrase"),
         ("snapshot", "repository"),
     ] {
-        let text = std::fs::read_to_string(format!("{folder}/{name}.hex"))?;
+        let text = std::fs::read_to_string(folder.join(format!("{name}.hex")))?;
         let digits: String = text.lines().skip(1).collect();
         let bytes: std::result::Result<Vec<u8>, _> = (0..digits.len() / 2)
             .map(|n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16))

@@ -1,6 +1,6 @@
 //! Archives for tests: real ones from `tests/data`, and made ones with CRIU images of any shape.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A real archive of `tests/data`.
 #[derive(Debug, Clone)]
@@ -50,8 +50,17 @@ pub fn real_tar(name: &str) -> Vec<u8> {
     real_archive(name).tar
 }
 
+/// The folder `tests` beside the package that Cargo runs. What this was compiled with may be another checkout that
+/// shares the target folder.
+#[must_use]
+pub fn package() -> PathBuf {
+    let running = std::env::var_os("CARGO_MANIFEST_DIR");
+    let running = running.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    running.join("../tests")
+}
+
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data")
+    package().join("data")
 }
 
 fn real_archive(name: &str) -> Real {

@@ -14,12 +14,12 @@ use cryostore_engine::check::{CheckOptions, check};
 use cryostore_engine::format::Digest;
 use cryostore_engine::{Filter, Silent, rebuild_index};
 use cryostore_tests::archives::{
-    Count, TarBuilder, image, inventory, noise, pagemap, pstree, real_tar,
+    Count, TarBuilder, image, inventory, noise, package, pagemap, pstree, real_tar,
 };
 use cryostore_tests::{Place, bytes_of, open_at};
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+    package().join("golden")
 }
 
 fn copy(from: &Path, to: &Path) {

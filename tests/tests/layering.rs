@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cryostore_tests::archives::package;
+
 /// The storeys of the engine, lowest first; `lib.rs` stands above all.
 const STOREYS: &[&[&str]] = &[
     &[
@@ -28,10 +30,7 @@ const STOREYS: &[&[&str]] = &[
 ];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_path_buf()
+    package().parent().unwrap().to_path_buf()
 }
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {

@@ -1,13 +1,13 @@
 //! A real API server (`scripts/apiserver.sh` starts it), a namespace and a node of a test's own, and the stand-in for the node's kubelet.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::{CheckpointReader, Repository, Store, SystemEnv};
-use cryostore_tests::archives::real_tar;
+use cryostore_tests::archives::{package, real_tar};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -62,7 +62,7 @@ impl Cluster {
         )
         .unwrap();
         let node = format!("node-{id}");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubelet/kubelet.py");
+        let script = package().join("kubelet/kubelet.py");
         let mut kubelet = Command::new("python3")
             .arg(script)
             .arg("--kubeconfig")

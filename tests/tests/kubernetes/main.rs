@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cluster::Cluster;
+use cryostore_tests::archives::package;
 use cryostore_tests::bytes_of;
 use serde_json::{Value, json};
 
@@ -571,8 +572,8 @@ fn who_stops_it_while_the_container_is_frozen_hears_that_an_archive_may_come() {
 
 /// The rules of the roles in `deploy/rbac.yaml`, as the API server has them once they are applied.
 fn rules(c: &Cluster, role: &str) -> Vec<Value> {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/rbac.yaml");
-    c.kubectl(&["apply", "-f", file], "");
+    let file = package().join("../deploy/rbac.yaml");
+    c.kubectl(&["apply", "-f", file.to_str().unwrap()], "");
     let role = c.kubectl(&["get", "clusterrole", role, "-o", "json"], "");
     let role: Value = serde_json::from_str(&role).unwrap();
     role["rules"].as_array().unwrap().clone()

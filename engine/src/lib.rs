@@ -18,6 +18,7 @@ mod bridge;
 pub mod check;
 mod chunk;
 mod codec;
+pub mod contents;
 mod copy;
 pub mod criu;
 pub mod env;

@@ -235,6 +235,12 @@ fn images() -> Result<()> {
         ("core", 2),
         ("inventory", 1),
         ("pstree", 1),
+        ("files", 1),
+        ("fdinfo", 1),
+        ("fs", 1),
+        ("ids", 1),
+        ("mountpoints", 1),
+        ("utsns", 1),
     ];
     for (name, _, content) in &members {
         let Some(name) = name.strip_prefix("checkpoint/") else {
@@ -249,7 +255,10 @@ fn images() -> Result<()> {
         let target = match name.split(['-', '.']).next() {
             Some("pagemap") => "pagemap",
             Some("mm") => "mm",
-            Some("inventory" | "pstree" | "core") => "criu_images",
+            Some(
+                "inventory" | "pstree" | "core" | "files" | "fdinfo" | "fs" | "ids"
+                | "mountpoints" | "utsns",
+            ) => "criu_images",
             _ => continue,
         };
         if content.len() <= MOST {

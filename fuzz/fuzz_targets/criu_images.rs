@@ -1,9 +1,10 @@
-//! The other images: inventory, pstree, core, stats-dump, and which name means which image.
+//! The other images: inventory, pstree, core, stats-dump, files, fdinfo, fs, ids, mountpoints, utsns, and which name means which image.
 
 #![no_main]
 
 use cryostore_engine::criu::{
-    Core, DumpStats, ImageName, Inventory, image_name, magic, parse_pstree,
+    Core, DumpStats, Folders, ImageName, Inventory, TaskIds, Uts, image_name, magic,
+    parse_descriptors, parse_files, parse_mounts, parse_pstree,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -59,6 +60,21 @@ fn name(bytes: &[u8]) {
     assert_eq!(written.as_bytes(), bytes, "one name per image");
 }
 
+/// What people ask for: lists are never longer than the bytes that they came from.
+fn opened(bytes: &[u8]) {
+    if let Ok(files) = parse_files(bytes) {
+        assert!(files.len() <= bytes.len());
+        assert!(files.iter().all(|file| !file.kind.name().is_empty()));
+    }
+    if let Ok(descriptors) = parse_descriptors(bytes) {
+        assert!(descriptors.len() <= bytes.len());
+    }
+    if let Ok(mounts) = parse_mounts(bytes) {
+        assert!(mounts.len() <= bytes.len());
+    }
+    let _ = (TaskIds::parse(bytes), Folders::parse(bytes), Uts::parse(bytes));
+}
+
 fuzz_target!(|data: &[u8]| {
     name(data);
     name(&[data, b".img"].concat());
@@ -83,5 +99,16 @@ fuzz_target!(|data: &[u8]| {
     }
     for bytes in [data, &image(&[magic::IMG_SERVICE, magic::STATS], data)] {
         let _ = DumpStats::parse(bytes);
+    }
+    opened(data);
+    for kind in [
+        magic::FILES,
+        magic::FDINFO,
+        magic::MOUNTS,
+        magic::IDS,
+        magic::FS,
+        magic::UTSNS,
+    ] {
+        opened(&image(&[magic::IMG_COMMON, kind], data));
     }
 });

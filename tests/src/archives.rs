@@ -170,8 +170,20 @@ impl TarBuilder {
     }
 }
 
+/// A protobuf field of bytes.
+pub fn bytes_field(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+    for mut value in [number << 3 | 2, bytes.len() as u64] {
+        while value >= 0x80 {
+            out.push((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
+    }
+    out.extend_from_slice(bytes);
+}
+
 /// A protobuf varint field.
-pub(crate) fn field(out: &mut Vec<u8>, number: u64, mut value: u64) {
+pub fn field(out: &mut Vec<u8>, number: u64, mut value: u64) {
     for mut v in [number << 3, 0] {
         if v == 0 {
             v = value;
@@ -199,7 +211,8 @@ pub fn image(magics: &[u32], messages: &[Vec<u8>]) -> Vec<u8> {
     out
 }
 
-pub(crate) const COMMON: u32 = 0x5456_4319;
+/// In front of most images.
+pub const COMMON: u32 = 0x5456_4319;
 const PAGEMAP: u32 = 0x5608_4025;
 
 /// How a page map counts its pages.

@@ -26,7 +26,7 @@ const STOREYS: &[&[&str]] = &[
     &[
         "ingest", "restore", "gc", "prune", "check", "rebuild", "stats",
     ],
-    &["copy"],
+    &["copy", "contents"],
 ];
 
 fn root() -> PathBuf {

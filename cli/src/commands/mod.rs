@@ -22,7 +22,6 @@ mod ls;
 mod man;
 mod optimize;
 mod pin;
-mod process_tree;
 mod prune;
 mod rebuild_index;
 mod repair;

@@ -28,6 +28,14 @@ pub mod magic {
     pub const CORE: u32 = 0x5505_3847;
     /// `ids-*.img`.
     pub const IDS: u32 = 0x5443_2030;
+    /// `fdinfo-*.img`.
+    pub const FDINFO: u32 = 0x5621_3732;
+    /// `fs-*.img`.
+    pub const FS: u32 = 0x5140_3912;
+    /// `mountpoints-*.img`.
+    pub const MOUNTS: u32 = 0x5556_3928;
+    /// `utsns-*.img`.
+    pub const UTSNS: u32 = 0x5447_3203;
     /// `mm-*.img`.
     pub const MM: u32 = 0x5749_2820;
     /// `files.img`.

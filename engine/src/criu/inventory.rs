@@ -7,6 +7,7 @@
 
 use super::error::CriuError;
 use super::image::{magic, single};
+use super::tasks::{self, TaskIds};
 
 const WHAT: &str = "inventory entry";
 
@@ -17,6 +18,8 @@ pub struct Inventory {
     pub img_version: u32,
     /// Whether `fdinfo` images are named by id, not by pid.
     pub fdinfo_per_id: Option<bool>,
+    /// Namespaces of the process that dumped, as in [`TaskIds`](super::TaskIds).
+    pub root_namespaces: Vec<(&'static str, u32)>,
     /// 0 none, 1 SELinux, 2 AppArmor.
     pub lsmtype: Option<u32>,
     /// Uptime of the machine at the dump, by which CRIU notices a reused pid. With memory tracking only.
@@ -48,6 +51,10 @@ impl Inventory {
             match field.number {
                 1 => img_version = Some(field.u32()?),
                 2 => inventory.fdinfo_per_id = Some(field.bool()?),
+                3 => {
+                    let ids = TaskIds::read(field.message(tasks::WHAT)?)?;
+                    inventory.root_namespaces = ids.namespaces;
+                }
                 6 => inventory.lsmtype = Some(field.u32()?),
                 8 => inventory.dump_uptime = Some(field.u64()?),
                 9 => inventory.pre_dump_mode = Some(field.u32()?),

@@ -6,6 +6,8 @@
 //! Fields from `images/mm.proto` and `images/vma.proto`, status bits from `criu/include/image.h`. The saved auxiliary
 //! vector (13) is the vector of the kernel, key and value in turn; key 6, `AT_PAGESZ`, is the page size.
 
+use std::ops::Range;
+
 use super::error::CriuError;
 use super::image::{magic, single};
 use super::page_size::is_page_size;
@@ -33,6 +35,10 @@ pub struct MmImage {
     pub brk: Option<u64>,
     /// Where the stack of the first thread began.
     pub start_stack: Option<u64>,
+    /// Where the command line lies: words, each with a zero byte behind it.
+    pub arguments: Range<u64>,
+    /// Where the environment lies, as NAME=VALUE, each with a zero byte behind it.
+    pub environment: Range<u64>,
     /// Id of the executable in `files.img`.
     pub exe_file_id: Option<u32>,
 }
@@ -164,6 +170,10 @@ impl MmImage {
                 5 => mm.start_stack = Some(field.u64()?),
                 6 => mm.start_brk = Some(field.u64()?),
                 7 => mm.brk = Some(field.u64()?),
+                8 => mm.arguments.start = field.u64()?,
+                9 => mm.arguments.end = field.u64()?,
+                10 => mm.environment.start = field.u64()?,
+                11 => mm.environment.end = field.u64()?,
                 12 => mm.exe_file_id = Some(field.u32()?),
                 13 => {
                     for word in field.varints()? {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cryostore_format::manifest::{Body, Manifest, MapOf, Role, RunPlace, StreamIndex};
+use cryostore_format::manifest::{Body, Manifest, MapOf, PageMap, Role, RunPlace, StreamIndex};
 use cryostore_format::recipe::{FrameSlice, Slice};
 use cryostore_format::snapshot::SnapshotRecord;
 
@@ -27,6 +27,18 @@ pub enum PageFrame {
     Frame(FrameSlice),
     /// In CRIU's parent directory: ask the snapshot that this one requires.
     Parent,
+}
+
+/// Where a page of memory is.
+enum Place {
+    /// In CRIU's parent directory.
+    Parent,
+    /// It begins at this byte of this stream.
+    Image {
+        stream: StreamIndex,
+        page: u64,
+        page_size: u64,
+    },
 }
 
 /// Slices of one stream and where each begins.
@@ -182,43 +194,82 @@ impl<'r> CheckpointReader<'r> {
 
     /// Where the page at `address` is; none if the checkpoint does not have it.
     pub fn page(&self, of: MapOf, address: u64) -> Result<Option<PageFrame>> {
-        let Some(map) = self
-            .manifest
-            .maps
-            .iter()
-            .find(|map| map.of == of && !map.stale)
-        else {
+        match self.place(of, address) {
+            None => Ok(None),
+            Some(Place::Parent) => Ok(Some(PageFrame::Parent)),
+            Some(Place::Image { stream, page, .. }) => self.page_of(stream, page),
+        }
+    }
+
+    /// `len` bytes of memory from `address` on; none if one of their pages is not in this checkpoint, but in CRIU's
+    /// parent directory or nowhere. For what is small: `len` bytes are allocated.
+    pub fn memory(&self, of: MapOf, address: u64, len: usize) -> Result<Option<Vec<u8>>> {
+        let mut parts = Vec::new();
+        let Some(end) = address.checked_add(len as u64) else {
             return Ok(None);
         };
-        let number = address / u64::from(map.page_size.max(1));
+        let mut at = address;
+        while at < end {
+            let Some(Place::Image {
+                stream,
+                page,
+                page_size,
+            }) = self.place(of, at)
+            else {
+                return Ok(None);
+            };
+            let within = at % page_size;
+            let take = (page_size - within).min(end - at);
+            let stream_len = self
+                .manifest
+                .streams
+                .get(stream as usize)
+                .map_or(0, |s| s.len);
+            let to = page.checked_add(within + take);
+            if to.is_none_or(|to| to > stream_len) {
+                return Ok(None);
+            }
+            self.parts_of(stream, page + within, take, &mut parts)?;
+            at += take;
+        }
+        let mut out = vec![0; len];
+        self.read_parts(&parts, &mut out)?;
+        Ok(Some(out))
+    }
+
+    /// Where the page with `address` is.
+    fn place(&self, of: MapOf, address: u64) -> Option<Place> {
+        let is_it = |map: &&PageMap| map.of == of && !map.stale;
+        let map = self.manifest.maps.iter().find(is_it)?;
+        let page_size = u64::from(map.page_size.max(1));
+        let number = address / page_size;
         let mut in_image = 0_u64;
         for run in &map.runs {
             let within = number
                 .checked_sub(run.page_number)
                 .filter(|within| *within < run.pages);
             match (within, run.place) {
-                (Some(_), RunPlace::Parent) => return Ok(Some(PageFrame::Parent)),
+                (Some(_), RunPlace::Parent) => return Some(Place::Parent),
                 (Some(within), RunPlace::Image) => {
-                    let Some(stream) = map.stream else {
-                        return Ok(None);
-                    };
-                    let phase = self
-                        .manifest
-                        .streams
-                        .get(stream as usize)
-                        .map_or(0, |s| u64::from(s.phase));
+                    let stream = map.stream?;
+                    let phase = self.manifest.streams.get(stream as usize);
+                    let phase = phase.map_or(0, |s| u64::from(s.phase));
                     // A page map may claim more pages than there are bytes in the world.
-                    let at = in_image
-                        .checked_add(within)
-                        .and_then(|page| page.checked_mul(map.page_size.into()))
-                        .and_then(|at| at.checked_add(phase));
-                    return at.map_or(Ok(None), |at| self.page_of(stream, at));
+                    let page = in_image
+                        .checked_add(within)?
+                        .checked_mul(page_size)?
+                        .checked_add(phase)?;
+                    return Some(Place::Image {
+                        stream,
+                        page,
+                        page_size,
+                    });
                 }
                 (None, RunPlace::Image) => in_image = in_image.saturating_add(run.pages),
                 (None, RunPlace::Parent) => {}
             }
         }
-        Ok(None)
+        None
     }
 
     fn page_of(&self, stream: StreamIndex, at: u64) -> Result<Option<PageFrame>> {

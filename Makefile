@@ -1,7 +1,7 @@
 # Two of these do all set-up by themselves on a new machine with Rust: `make demo` and `make test`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-heavy proofs check fmt lint doc coverage bench compare fuzz typos clean
+.PHONY: help setup demo test test-heavy proofs dist check fmt lint doc coverage bench compare fuzz typos clean
 
 # One target folder, outside the clone, for everything below and for CI.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cryostore/target
@@ -26,6 +26,9 @@ proofs: ## processes that are killed, stores that are shared, a network that is 
 	@scripts/setup.sh build
 	@cargo build --release --workspace
 	@tests/heavy/run.sh $(ARGS)
+
+dist: ## what people install, in dist/: tar.gz, .deb, OCI image; ARGS=DIR for another place
+	@scripts/dist.sh $(ARGS)
 
 check: ## everything that CI does
 	@.ci/run

@@ -24,6 +24,7 @@ const COMMANDS: [&str; 18] = [
     "optimize",
     "rebuild-index",
     "cache",
+    "serve-node",
     "demo",
     "completions",
     "man",

@@ -1,6 +1,6 @@
 //! Owns what is asked of the API server: a pod, its node, the pod's end.
 //!
-//! Always: names are checked before they become part of a path. Never: lists, watches, or reads a Secret.
+//! Always: names are checked before they become part of a path. Never: watches, or reads a Secret.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -201,7 +201,12 @@ impl Cluster {
         Kubelet::new(&self.waiting, &self.account, node, tls)
     }
 
-    fn ask(
+    /// What waits for the network, and as whom it asks.
+    pub(crate) const fn way(&self) -> (&Waiting, &Arc<Account>) {
+        (&self.waiting, &self.account)
+    }
+
+    pub(crate) fn ask(
         &self,
         method: Method,
         path: &str,

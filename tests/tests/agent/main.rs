@@ -1,0 +1,307 @@
+//! `cryostore serve-node` and its clients against a real API server and a stand-in for the kubelet.
+//! Skipped where `CRYOSTORE_TEST_APISERVER` is not set; `make test` sets it where the server can be built.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking"
+)]
+
+mod agent;
+#[path = "../kubernetes/cluster.rs"]
+#[allow(dead_code, reason = "the helpers of two test programs")]
+mod cluster;
+
+use agent::{Agent, agent_rules, curl, token, user_rules};
+use cluster::Cluster;
+use serde_json::{Value, json};
+
+#[test]
+fn a_checkpoint_through_the_agent_is_stored_with_the_agents_storage_and_the_archive_is_removed() {
+    let Some(mut c) = Cluster::start() else {
+        return;
+    };
+    c.pod("web", &["app"], "");
+    let agent = Agent::start(&c);
+    c.user = c.account("robot", &json!(user_rules(&c)));
+    let said = agent.checkpoint(&c, &["web", "--label", "before-upgrade", "--json"], 0);
+    let report: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(report["checkpoints"][0]["archive_removed"], true);
+    assert_eq!(report["storage"], c.path("store").to_str().unwrap());
+    assert!(c.archives().is_empty(), "{:?}", c.archives());
+    let snapshots = c.snapshots();
+    let snapshot = &snapshots[0];
+    assert_eq!(
+        report["checkpoints"][0]["snapshot"],
+        snapshot.id.to_string()
+    );
+    assert_eq!(snapshot.labels, ["before-upgrade"]);
+    assert_eq!(snapshot.identity.namespace, c.namespace);
+    assert_eq!(snapshot.identity.node, c.node);
+    assert_eq!(c.attachment(snapshot, "pod.json")["kind"], "Pod");
+
+    let lines = agent.audit();
+    let line = &lines[0];
+    let user = format!("system:serviceaccount:{}:robot", c.namespace);
+    assert_eq!(line["user"], user);
+    assert_eq!(
+        (&line["call"], &line["status"]),
+        (&json!("checkpoint"), &json!(200))
+    );
+    assert_eq!(
+        (&line["pod"], &line["container"]),
+        (&json!("web"), &json!("app"))
+    );
+    assert_eq!(line["snapshot"], snapshot.id.to_string());
+    assert_eq!(line["bytes"], snapshot.archive.bytes);
+    assert!(!json!(lines).to_string().contains(&token(&c.user)));
+}
+
+#[test]
+fn several_containers_of_one_call_have_one_group_and_a_pod_is_ended_after_they_are_stored() {
+    let Some(mut c) = Cluster::start() else {
+        return;
+    };
+    c.pod("web", &["app", "log"], "");
+    let agent = Agent::start(&c);
+    let said = agent.checkpoint(&c, &["web"], 4);
+    assert!(said.err.contains("2 containers: app, log"), "{}", said.err);
+    let mut rights = user_rules(&c);
+    c.user = c.account("robot", &json!(rights));
+    let said = agent.checkpoint(&c, &["web", "--all-containers", "--stop"], 8);
+    assert!(
+        said.err.contains("asking the kubelet at 127.0.0.1"),
+        "{}",
+        said.err
+    );
+    assert!(said.err.contains(r#"verbs: ["delete"]"#), "{}", said.err);
+    assert_eq!(c.snapshots().len(), 2);
+    let groups: Vec<_> = c.snapshots().iter().map(|s| s.group.clone()).collect();
+    assert!(groups[0].is_some() && groups[0] == groups[1], "{groups:?}");
+    rights.push(json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["delete"]}));
+    c.user = c.account("ender", &json!(rights));
+    agent.checkpoint(&c, &["web", "-c", "app", "--stop"], 0);
+}
+
+#[test]
+fn who_may_not_is_told_which_rule_is_missing_and_nothing_is_frozen() {
+    let Some(mut c) = Cluster::start() else {
+        return;
+    };
+    c.pod("web", &["app"], "");
+    let agent = Agent::start(&c);
+    let all = user_rules(&c);
+    for resource in ["configmaps", "nodes", "pods/checkpoint"] {
+        let less: Vec<_> = all
+            .iter()
+            .filter(|rule| rule["resources"][0] != resource)
+            .collect();
+        let name = resource.replace('/', "-");
+        c.user = c.account(&format!("without-{name}"), &json!(less));
+        // With an address the nodes are not looked at.
+        if resource == "nodes" {
+            agent.checkpoint(&c, &["web"], 0);
+            continue;
+        }
+        let said = agent.checkpoint(&c, &["web"], 8);
+        let wanted = format!(r#"resources: ["{resource}"]"#);
+        assert!(said.err.contains(&wanted), "{resource}\n{}", said.err);
+    }
+    assert_eq!(c.calls().len(), 1);
+    let refused: Vec<_> = agent
+        .audit()
+        .into_iter()
+        .filter(|line| line["status"] == 403)
+        .collect();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0]["pod"], "web");
+
+    // The right for one namespace is none for another, and what a pod says of itself changes nothing.
+    let (status, said) = curl(
+        &c,
+        &agent,
+        "/v1/checkpoint",
+        &[
+            "-H",
+            &format!("Authorization: Bearer {}", token(&c.user)),
+            "-d",
+            r#"{"namespace": "kube-system", "pod": "web"}"#,
+        ],
+    );
+    assert_eq!(status, 403, "{said}");
+}
+
+#[test]
+fn somebody_unknown_gets_a_401_and_a_certificate_of_the_cluster_is_somebody() {
+    let Some(c) = Cluster::start() else { return };
+    c.pod("web", &["app"], "");
+    let agent = Agent::start(&c);
+    let ask = |arguments: &[&str]| curl(&c, &agent, "/v1/facts", arguments);
+    for unknown in [
+        vec![],
+        vec!["-H", "Authorization: Bearer wrong"],
+        vec!["-H", "Authorization: Basic YTpi"],
+        vec![
+            "-H",
+            "X-Remote-User: admin",
+            "-H",
+            "Impersonate-User: admin",
+        ],
+    ] {
+        let (status, said) = ask(&unknown);
+        assert_eq!(status, 401, "{unknown:?} {said}");
+    }
+    assert_eq!(agent.audit().len(), 4);
+    assert_eq!(agent.audit()[0]["user"], "");
+
+    let (crt, key) = certificate(&c, "masters", "/CN=somebody/O=system:masters", true);
+    let with = ["--cert", crt.as_str(), "--key", key.as_str()];
+    let (status, said) = ask(&with);
+    assert_eq!(status, 200, "{said}");
+    let line = agent.audit().pop().unwrap();
+    assert_eq!(line["user"], "somebody");
+    assert_eq!(
+        line["groups"],
+        json!(["system:masters", "system:authenticated"])
+    );
+
+    let (crt, key) = certificate(&c, "none", "/CN=nobody/O=nothing", true);
+    let (status, said) = ask(&["--cert", &crt, "--key", &key]);
+    assert_eq!(status, 403, "{said}");
+    assert!(said.contains("nobody may not get nodes"), "{said}");
+
+    // Signed by somebody else: there is no connection.
+    let (crt, key) = certificate(&c, "forged", "/CN=admin/O=system:masters", false);
+    let (status, _) = ask(&["--cert", &crt, "--key", &key]);
+    assert_eq!(status, 0);
+}
+
+/// A client's certificate and its key: signed by the cluster's authority of clients, or by itself.
+fn certificate(c: &Cluster, name: &str, subject: &str, signed: bool) -> (String, String) {
+    let path = |end: &str| {
+        c.path(&format!("{name}.{end}"))
+            .to_str()
+            .unwrap()
+            .to_owned()
+    };
+    let (crt, key, csr, ext) = (path("crt"), path("key"), path("csr"), path("ext"));
+    let openssl = |arguments: &[&str]| {
+        let output = std::process::Command::new("openssl")
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    openssl(&[
+        "req", "-newkey", "rsa:2048", "-nodes", "-keyout", &key, "-out", &csr, "-subj", subject,
+    ]);
+    std::fs::write(&ext, "extendedKeyUsage=clientAuth\n").unwrap();
+    let (ca, ca_key) = c.users();
+    let mut sign = vec![
+        "x509", "-req", "-in", &csr, "-extfile", &ext, "-days", "2", "-out", &crt,
+    ];
+    if signed {
+        sign.extend([
+            "-CA",
+            ca.to_str().unwrap(),
+            "-CAkey",
+            ca_key.to_str().unwrap(),
+            "-set_serial",
+            "8",
+        ]);
+    } else {
+        sign.extend(["-signkey", &key]);
+    }
+    openssl(&sign);
+    (crt, key)
+}
+
+#[test]
+fn the_facts_of_a_node_come_with_where_they_are_from_and_without_secrets() {
+    let Some(c) = Cluster::start() else { return };
+    let agent = Agent::start(&c);
+    std::fs::write(
+        c.path("checkpoints/checkpoint-a_b-c-2026-11-20T10:00:00Z.tar"),
+        "1234",
+    )
+    .unwrap();
+    std::fs::write(c.path("checkpoints/other"), "1234").unwrap();
+    let admin = format!("Authorization: Bearer {}", admin_token());
+    let (status, said) = curl(&c, &agent, "/v1/facts", &["-H", &admin]);
+    assert_eq!(status, 200, "{said}");
+    let facts: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(facts["node"], c.node);
+    assert_eq!(facts["host"]["runtime"], "containerd://2.1.9");
+    assert_eq!(facts["restore"]["state"], "on");
+    assert!(
+        facts["restore"]["source"]
+            .as_str()
+            .unwrap()
+            .contains("2.1.9")
+    );
+    assert_eq!(facts["checkpoints"]["archives"], 1);
+    assert_eq!(facts["checkpoints"]["bytes"], 4);
+    assert!(facts["checkpoints"]["free_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(facts["storages"], json!([c.path("store")]));
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert_eq!(facts["boot_id"], boot.trim());
+}
+
+fn admin_token() -> String {
+    let path = std::env::var("CRYOSTORE_TEST_APISERVER").unwrap();
+    let text = std::fs::read_to_string(path).unwrap();
+    text.split("token: \"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn without_any_one_of_its_rules_the_agent_says_which_it_lacks() {
+    let Some(c) = Cluster::start() else { return };
+    c.pod("web", &["app"], "");
+    let all = agent_rules(&c);
+    assert!(!json!(all).to_string().contains("proxy"));
+    assert!(!json!(all).to_string().contains("secrets"));
+    let whole = Agent::start(&c);
+    whole.checkpoint(&c, &["web"], 0);
+    drop(whole);
+    for (n, rule) in all.iter().enumerate() {
+        let mut less = all.clone();
+        less.remove(n);
+        let account = c.account(&format!("less-{n}"), &json!(less));
+        let resource = rule["resources"][0].as_str().unwrap();
+        let said = match Agent::start_as(&c, &account, &[]) {
+            Err(said) => said,
+            Ok(_) if rule["resourceNames"][0] == "extension-apiserver-authentication" => {
+                continue;
+            }
+            Ok(agent) => {
+                agent
+                    .checkpoint(&c, &["web"], 1_i32.max(code_of(resource)))
+                    .err
+            }
+        };
+        let wanted = format!(r#"resources: ["{resource}"]"#);
+        assert!(
+            said.replace('\\', "").contains(&wanted),
+            "{resource}\n{said}"
+        );
+    }
+}
+
+/// What a user's call ends with if the agent lacks this right: that of the cluster is the cluster's refusal, that of asking who may what is a service that is away.
+fn code_of(resource: &str) -> i32 {
+    match resource {
+        "tokenreviews" | "subjectaccessreviews" => 1,
+        _ => 8,
+    }
+}

@@ -141,17 +141,26 @@ impl Cluster {
         let waiting = Waiting::new()?;
         let account = waiting.wait(monitor, Account::find(context));
         let account = Arc::new(account.ok_or_else(stopped)??);
-        let trust = match (account.insecure, &account.roots) {
-            (true, _) => Trust::Nobody,
-            (false, Some(roots)) => Trust::Only(roots.clone()),
-            (false, None) => Trust::System,
-        };
-        let api = Link::new(&account, &Self::place(&account)?, &trust)?;
+        let api = Link::new(&account, &Self::place(&account)?, &Self::trust(&account))?;
         Ok(Self {
             waiting,
             account,
             api,
         })
+    }
+
+    fn trust(account: &Account) -> Trust {
+        match (account.insecure, &account.roots) {
+            (true, _) => Trust::Nobody,
+            (false, Some(roots)) => Trust::Only(roots.clone()),
+            (false, None) => Trust::System,
+        }
+    }
+
+    /// To the API server, for web sockets.
+    pub(crate) fn upgrading_link(&self) -> Result<Link> {
+        let account = &self.account;
+        Link::upgrading(account, &Self::place(account)?, &Self::trust(account))
     }
 
     fn place(account: &Account) -> Result<Place> {

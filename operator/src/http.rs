@@ -97,7 +97,21 @@ fn deepest(e: &reqwest::Error) -> String {
 
 impl Link {
     pub(crate) fn new(account: &Arc<Account>, place: &Place, trust: &Trust) -> Result<Self> {
-        let mut builder = Client::builder()
+        Self::with(Client::builder(), account, place, trust)
+    }
+
+    /// One whose connections can become web sockets.
+    pub(crate) fn upgrading(account: &Arc<Account>, place: &Place, trust: &Trust) -> Result<Self> {
+        Self::with(Client::builder().http1_only(), account, place, trust)
+    }
+
+    fn with(
+        builder: reqwest::ClientBuilder,
+        account: &Arc<Account>,
+        place: &Place,
+        trust: &Trust,
+    ) -> Result<Self> {
+        let mut builder = builder
             .user_agent(concat!("cryostore/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -175,6 +189,35 @@ impl Link {
         })
     }
 
+    /// Makes a web socket of a connection; another answer than that is given back. `key`: some 16 bytes, in base64.
+    pub(crate) async fn web_socket(
+        &self,
+        path: &str,
+        key: &str,
+        protocol: &'static str,
+        patience: Duration,
+    ) -> std::result::Result<std::result::Result<reqwest::Upgraded, Answer>, Failed> {
+        let request = self
+            .request(Method::GET, path, None)?
+            .header("Connection", "Upgrade")
+            .header("Upgrade", "websocket")
+            .header("Sec-WebSocket-Version", "13")
+            .header("Sec-WebSocket-Key", key)
+            .header("Sec-WebSocket-Protocol", protocol);
+        let sent = tokio::time::timeout(patience, request.send()).await;
+        let response = sent.map_err(|_| Failed::TimedOut)?.map_err(explain)?;
+        if response.status().as_u16() != 101 {
+            return whole(response).await.map(Err);
+        }
+        // Whoever repeats the protocol has understood it; TLS says who it is.
+        let said = response.headers().get("Sec-WebSocket-Protocol");
+        if said.and_then(|said| said.to_str().ok()) != Some(protocol) {
+            let text = format!("the other side of the web socket does not speak {protocol}");
+            return Err(Failed::Broken(text));
+        }
+        response.upgrade().await.map(Ok).map_err(explain)
+    }
+
     fn request(
         &self,
         method: Method,
@@ -231,6 +274,11 @@ fn explain(e: reqwest::Error) -> Failed {
         (_, true) => Failed::TimedOut,
         _ => Failed::Broken(text),
     }
+}
+
+/// Without line breaks.
+pub(crate) fn to_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 /// Decodes, line breaks left out.

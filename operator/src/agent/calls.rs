@@ -8,7 +8,7 @@ use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::{Error, Kind};
 use serde::{Deserialize, Serialize};
 
-use super::node::RestoreSwitch;
+use super::node::{RestoreSwitch, State};
 use crate::capture::Host;
 
 /// GET: [`Facts`].
@@ -36,6 +36,10 @@ pub struct Facts {
     pub criu: Option<String>,
     /// File names of CRIU's plugins.
     pub criu_plugins: Vec<String>,
+    /// Whether the kubelet takes checkpoints.
+    pub gate: State,
+    /// How that is known.
+    pub gate_source: String,
     /// Whether the container runtime restores checkpoints.
     pub restore: RestoreSwitch,
     /// Where the kubelet leaves archives.

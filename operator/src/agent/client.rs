@@ -16,6 +16,7 @@ use super::calls::{
     self, CheckpointCall, CleanUpCall, CleanedUp, Event, Facts, PrepareCall, PreparedImage, Report,
     Stored,
 };
+use super::forward::Forward;
 use super::{publish, tls};
 use crate::Cluster;
 use crate::checkpoint::{Step, Watch};
@@ -57,6 +58,8 @@ pub struct Remote<'c> {
     link: Link,
     /// For people.
     who: String,
+    /// The way through the API server, if that is the way.
+    forward: Option<Forward>,
 }
 
 /// `https://HOST:PORT` in its parts.
@@ -85,25 +88,33 @@ impl<'c> Remote<'c> {
         monitor: &dyn Monitor,
     ) -> Result<Self> {
         let who = format!("the agent of node {node}");
-        let (host, port) = match &way.url {
-            Some(url) => parts(url)?,
-            None => {
-                return Err(Error::new(Kind::Unsupported, "not yet"));
-            }
-        };
-        let (place, trust) = match &way.ca {
-            Some(path) => {
+        let published = || publish::certificate_of(cluster, &way.namespace, node, monitor);
+        let own = || own_trust(&who, &published()?);
+        let mut forward = None;
+        let (place, trust) = match (&way.url, &way.ca) {
+            (Some(url), Some(ca)) => {
+                let (host, port) = parts(url)?;
                 let place = Place {
                     url: format!("https://{}", authority(&host, port)),
                     at: None,
                     proxy: None,
                 };
-                (place, Trust::Only(authorities(path)?))
+                (place, Trust::Only(authorities(ca)?))
             }
-            None => {
-                let pem = publish::certificate_of(cluster, &way.namespace, node, monitor)?;
-                let at = address(&host, port)?;
-                (own_place(at), own_trust(&who, &pem)?)
+            (Some(url), None) => {
+                let (host, port) = parts(url)?;
+                (own_place(address(&host, port)?), own()?)
+            }
+            (None, ca) => {
+                let found = publish::agent_of(cluster, &way.namespace, node, monitor)?;
+                let trust = match ca {
+                    Some(ca) => Trust::Only(authorities(ca)?),
+                    None => own()?,
+                };
+                let opened = Forward::open(cluster, &found)?;
+                let place = own_place(opened.address);
+                forward = Some(opened);
+                (place, trust)
             }
         };
         let (_, account) = cluster.way();
@@ -111,6 +122,7 @@ impl<'c> Remote<'c> {
             cluster,
             link: Link::new(account, &place, &trust)?,
             who,
+            forward,
         })
     }
 
@@ -152,7 +164,7 @@ impl<'c> Remote<'c> {
             .hint("the agent goes on: look a little later with `cryostore ls`"));
         };
         let failed = |failed| match failed {
-            // Something was heard after the question: it may be at work.
+            // It may have been asked, and be at work.
             Failed::TimedOut | Failed::Broken(_) => {
                 let e = self.explain(failed);
                 Error::new(e.kind(), e.to_string())
@@ -211,6 +223,10 @@ impl<'c> Remote<'c> {
 
     fn explain(&self, failed: Failed) -> Error {
         let who = &self.who;
+        let trouble = self.forward.as_ref().and_then(Forward::trouble);
+        if let (Some(trouble), Failed::Away(_) | Failed::Broken(_)) = (trouble, &failed) {
+            return trouble;
+        }
         match failed {
             Failed::Other(e) => e,
             Failed::Certificate { text, .. } => Error::new(

@@ -18,6 +18,7 @@ use super::caller::{Caller, Right, Shown};
 use super::calls::{
     CheckpointCall, CleanUpCall, Event, Facts, PrepareCall, Report, Stored, status_of,
 };
+use super::node::State;
 use super::{Agent, Watcher, node};
 use crate::capture::{self, Host};
 use crate::checkpoint::{self, Step, Taken, Watch};
@@ -273,15 +274,27 @@ impl Job<'_> {
             namespace: "",
             name: &options.node,
         })?;
-        let host = match self.agent.gate.cluster() {
-            Some(cluster) => Host::of(&cluster.node(&options.node, self.out)?),
-            None => Host::of_this_machine(),
+        let no_cluster = || (State::Unknown, "this agent is in no cluster".to_owned());
+        let (host, (gate, gate_source)) = match self.agent.gate.cluster() {
+            Some(cluster) => {
+                let mut node = cluster.node(&options.node, self.out)?;
+                let host = Host::of(&node);
+                node.addresses = vec![options.kubelet_at.clone()];
+                let gate = cluster.kubelet(&node, &options.kubelet)?.gate(self.out);
+                (
+                    host,
+                    gate.unwrap_or_else(|e| (State::Unknown, e.to_string())),
+                )
+            }
+            None => (Host::of_this_machine(), no_cluster()),
         };
         let config = node::configuration(&host.runtime, &options.root);
         Ok(json(&Facts {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             node: options.node.clone(),
             boot_id: here::boot_id()?,
+            gate,
+            gate_source,
             restore: node::restore_switch(&host.runtime, config.as_deref()),
             host,
             criu: node::criu_version(),

@@ -10,6 +10,7 @@ mod body;
 mod caller;
 pub mod calls;
 pub mod client;
+mod forward;
 pub mod images;
 mod jobs;
 pub mod node;
@@ -17,6 +18,7 @@ mod publish;
 pub mod remote;
 mod server;
 mod subject;
+pub mod survey;
 mod tls;
 
 use std::net::SocketAddr;

@@ -135,7 +135,12 @@ impl Agent {
 
     /// `cryostore checkpoint` through it, in the cluster's namespace.
     pub fn checkpoint(&self, c: &Cluster, arguments: &[&str], code: i32) -> Said {
-        let mut all = vec!["checkpoint", "-n", &c.namespace, "--agent", &self.url];
+        self.checkpoint_by(c, &self.url, arguments, code)
+    }
+
+    /// The same, by this way.
+    pub fn checkpoint_by(&self, c: &Cluster, way: &str, arguments: &[&str], code: i32) -> Said {
+        let mut all = vec!["checkpoint", "-n", &c.namespace, "--agent", way];
         all.extend(["--agent-namespace", &c.namespace]);
         all.extend(arguments);
         let output = c
@@ -147,6 +152,16 @@ impl Agent {
         let (out, err) = (text(output.stdout), text(output.stderr));
         assert_eq!(output.status.code(), Some(code), "{all:?}\n{out}\n{err}");
         Said { out, err }
+    }
+
+    /// The pod that it runs in, as far as the API server knows.
+    pub fn make_pod(&self, c: &Cluster) {
+        let port: u16 = self.url.rsplit(':').next().unwrap().parse().unwrap();
+        c.pod_with("agent-1", &["agent"], "", &|pod| {
+            pod["metadata"]["labels"] = json!({"app.kubernetes.io/name": "cryostore-agent"});
+            pod["spec"]["containers"][0]["ports"] =
+                json!([{"name": "agent", "containerPort": port}]);
+        });
     }
 
     /// The lines of the audit log.

@@ -305,3 +305,221 @@ fn code_of(resource: &str) -> i32 {
         _ => 8,
     }
 }
+
+#[test]
+fn a_laptop_reaches_the_agent_by_a_port_forward_and_without_any_one_right_is_told_which_it_lacks() {
+    let Some(mut c) = Cluster::start() else {
+        return;
+    };
+    c.pod("web", &["app"], "");
+    let agent = Agent::start(&c);
+    let all = user_rules(&c);
+    c.user = c.account("robot", &json!(all));
+    let said = agent.checkpoint_by(&c, "cluster", &["web"], 3);
+    assert!(said.err.contains("has no agent that runs"), "{}", said.err);
+    agent.make_pod(&c);
+    let said = agent.checkpoint_by(&c, "cluster", &["web"], 0);
+    assert!(said.out.contains("stored by its agent in"), "{}", said.out);
+    assert_eq!(c.snapshots().len(), 1);
+
+    for (n, rule) in all.iter().enumerate() {
+        let resource = rule["resources"][0].as_str().unwrap();
+        if resource == "nodes" {
+            continue;
+        }
+        let mut less = all.clone();
+        less.remove(n);
+        c.user = c.account(&format!("less-{n}"), &json!(less));
+        let said = agent.checkpoint_by(&c, "cluster", &["web"], 8);
+        let wanted = format!(
+            r#"resources: ["{resource}"], verbs: ["{}"]"#,
+            rule["verbs"][0].as_str().unwrap()
+        );
+        assert!(said.err.contains(&wanted), "{wanted}\n{}", said.err);
+    }
+    assert_eq!(c.calls().len(), 1);
+}
+
+#[test]
+fn an_agent_with_another_certificate_than_the_published_one_gets_no_token() {
+    let Some(mut c) = Cluster::start() else {
+        return;
+    };
+    c.pod("web", &["app"], "");
+    let mut first = Agent::start(&c);
+    first.end();
+    let published = |c: &Cluster| {
+        let map = c.kubectl(
+            &[
+                "get",
+                "configmap",
+                "cryostore-agents",
+                "-n",
+                &c.namespace,
+                "-o",
+                "json",
+            ],
+            "",
+        );
+        let map: Value = serde_json::from_str(&map).unwrap();
+        map["data"][c.node.as_str()].as_str().unwrap().to_owned()
+    };
+    assert_eq!(published(&c), first.certificate);
+    let account = c.path("agent.kubeconfig");
+    let second = Agent::start_as(&c, &account, &[]).unwrap();
+    assert_eq!(published(&c), second.certificate);
+    let old = json!({"data": {c.node.as_str(): first.certificate}});
+    c.kubectl(
+        &[
+            "patch",
+            "configmap",
+            "cryostore-agents",
+            "-n",
+            &c.namespace,
+            "-p",
+            &old.to_string(),
+        ],
+        "",
+    );
+    c.user = c.account("robot", &json!(user_rules(&c)));
+    for way in [second.url.as_str(), "cluster"] {
+        if way == "cluster" {
+            second.make_pod(&c);
+        }
+        let said = second.checkpoint_by(&c, way, &["web"], 8);
+        assert!(
+            said.err.contains("is not the one that it published"),
+            "{}",
+            said.err
+        );
+    }
+    assert!(second.audit().is_empty());
+    assert!(c.calls().is_empty());
+}
+
+/// The row of the test's node.
+fn status(c: &Cluster, more: &[&str]) -> (Value, String) {
+    let base = [
+        "status",
+        "--agent-namespace",
+        &c.namespace,
+        "--kubelet-ca",
+        &c.ca,
+    ];
+    let said = c.cryostore(&[&base, more, &["--json"]].concat(), 0);
+    let report: Value = serde_json::from_str(&said.out).unwrap();
+    let nodes = report["cluster"]["nodes"].as_array().unwrap();
+    let row = nodes
+        .iter()
+        .find(|one| one["node"] == c.node)
+        .unwrap()
+        .clone();
+    let text = c.cryostore(&[&base, more].concat(), 0).out;
+    assert!(
+        report["storages"][0]["answers"].as_bool().unwrap(),
+        "{report}"
+    );
+    (row, text)
+}
+
+#[test]
+fn status_shows_each_node_and_where_each_fact_is_from_with_an_agent_and_without() {
+    let Some(mut c) = Cluster::start() else {
+        return;
+    };
+    let (row, text) = status(&c, &[]);
+    assert_eq!(row["kubelet"]["value"], "v1.37.0");
+    assert_eq!(row["kubelet"]["source"], "node.status");
+    assert_eq!(row["checkpoints"]["value"], "on");
+    assert!(
+        row["checkpoints"]["source"]
+            .as_str()
+            .unwrap()
+            .contains("pod does not exist")
+    );
+    assert_eq!(row["restore"]["source"], "no agent");
+    assert_eq!(row["folder"], Value::Null);
+    let node = c.node.clone();
+    let line = |text: &str| {
+        text.lines()
+            .find(|line| line.starts_with(&node))
+            .unwrap()
+            .to_owned()
+    };
+    assert!(line(&text).contains("unknown (no agent)"), "{text}");
+    assert!(c.calls().is_empty());
+
+    let agent = Agent::start(&c);
+    agent.make_pod(&c);
+    std::fs::write(
+        c.path("checkpoints/checkpoint-a_b-c-2026-11-20T10:00:00Z.tar"),
+        "1234",
+    )
+    .unwrap();
+    let (row, text) = status(&c, &[]);
+    assert_eq!(row["restore"]["value"], "on");
+    assert_eq!(row["checkpoints"]["value"], "on");
+    assert_eq!(row["folder"]["archives"], 1);
+    assert!(line(&text).contains("1 (4 B)"), "{text}");
+
+    // The roles for it, and no more.
+    let file = "agent-users.yaml";
+    let mut rights = agent::rules(&c, file, "Role", "cryostore-agent-reach");
+    rights.extend(agent::rules(
+        &c,
+        file,
+        "ClusterRole",
+        "cryostore-agent-nodes",
+    ));
+    c.user = c.account("robot", &json!(rights));
+    assert_eq!(status(&c, &[]).0["restore"]["value"], "on");
+
+    // The kubelet goes, and the node stays in the table.
+    drop(agent);
+    c.end_kubelet();
+    let (row, text) = status(&c, &[]);
+    assert_eq!(row["checkpoints"]["value"], Value::Null);
+    assert!(row["no_agent"].as_str().unwrap().contains("node"), "{row}");
+    assert!(line(&text).contains("unknown"), "{text}");
+}
+
+#[test]
+fn status_says_that_a_kubelet_takes_no_checkpoints_and_what_to_set() {
+    let Some(c) = Cluster::start_with(&["--gate-off"]) else {
+        return;
+    };
+    let (row, text) = status(&c, &[]);
+    assert_eq!(row["checkpoints"]["value"], "off");
+    assert!(
+        text.contains(&format!("{}: checkpoints off", c.node)),
+        "{text}"
+    );
+    assert!(text.contains("ContainerCheckpoint"), "{text}");
+    // A storage that was said is looked at alone.
+    let store = c.path("store");
+    let said = c.cryostore(
+        &["status", "--storage", store.to_str().unwrap(), "--json"],
+        0,
+    );
+    let report: Value = serde_json::from_str(&said.out).unwrap();
+    assert!(report.get("cluster").is_none(), "{report}");
+}
+
+#[test]
+fn without_a_cluster_that_answers_the_storages_are_still_shown() {
+    let Some(mut c) = Cluster::start() else {
+        return;
+    };
+    let config = std::fs::read_to_string(c.kubeconfig("x", &json!({"token": "x"}))).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1".into();
+    std::fs::write(c.path("away.kubeconfig"), config.to_string()).unwrap();
+    c.user = c.path("away.kubeconfig");
+    let said = c.cryostore(&["status"], 0);
+    assert!(
+        said.out.contains(c.path("store").to_str().unwrap()),
+        "{}",
+        said.out
+    );
+    assert!(said.out.contains("nodes: listing nodes"), "{}", said.out);
+}

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use cryostore_engine::Monitor;
+use cryostore_engine::{Error, Kind, Monitor};
 use cryostore_operator::agent::NAMESPACE;
-use cryostore_operator::agent::client::Way;
+use cryostore_operator::agent::client::{Remote, Way};
 use cryostore_operator::pod::Pod;
 use cryostore_operator::{Cluster, here};
 
@@ -44,6 +44,28 @@ impl AgentArgs {
             return Ok(false);
         }
         Ok(!here::is_here(&cluster.node(&pod.node, monitor)?.boot_id)?)
+    }
+
+    /// The agent of the pod's node.
+    pub(crate) fn find<'c>(
+        &self,
+        cluster: &'c Cluster,
+        pod: &Pod,
+        monitor: &dyn Monitor,
+    ) -> Result<Remote<'c>, Failure> {
+        let found = Remote::find(cluster, &pod.node, &self.way(), monitor);
+        found.map_err(|e| {
+            if self.agent.is_some() || e.kind() != Kind::NotFound {
+                return e.into();
+            }
+            let text = format!(
+                "pod {} runs on node {}, and this machine is another one: {e}",
+                pod.title(),
+                pod.node
+            );
+            let advice = e.advice().unwrap_or_default().to_owned();
+            Error::new(Kind::Unsupported, text).hint(advice).into()
+        })
     }
 
     pub(crate) fn way(&self) -> Way {

@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::Args;
 use cryostore_engine::format::SnapshotId;
 use cryostore_engine::{Monitor, Phase};
-use cryostore_operator::agent::client::Remote;
 use cryostore_operator::agent::remote;
 use cryostore_operator::checkpoint::{Options, Outcome, Step, Taken, Watch, prepare, take};
 use cryostore_operator::pod::{Choice, Pod};
@@ -269,7 +268,7 @@ pub(crate) fn run(args: CheckpointArgs, context: &Context) -> Result<(), Failure
             stop: args.stop,
             force: args.force,
         };
-        let agent = Remote::find(&cluster, &pod.node, &args.agent.way(), &watch)?;
+        let agent = args.agent.find(&cluster, &pod, &watch)?;
         let (outcome, storage) = remote::take(&cluster, &agent, &pod, &how, &*context.env, &watch)?;
         return told(&pod, outcome, storage, context);
     }

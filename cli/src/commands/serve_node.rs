@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use cryostore_engine::{Error, Kind, Monitor, Repository};
-use cryostore_operator::agent::{Agent, Audit, Gate, NAMESPACE, Options, Stores, TlsFiles, serve};
+use cryostore_operator::agent::{
+    Agent, Audit, Gate, Ledger, NAMESPACE, Options, Stores, TlsFiles, Watching, serve,
+};
 use cryostore_operator::{Cluster, KubeletTls, archive, here};
 use serde::Serialize;
 
@@ -26,6 +28,10 @@ use crate::output::{Document, Output};
   cryostore serve-node --storage s3://clouder-checkpoints/team-a
   cryostore serve-node --watch --adopt --state /var/lib/cryostore --audit-log /var/log/cryostore-audit.log
   cryostore serve-node --token-file /etc/cryostore/token --listen 10.0.0.5:10350")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags of a command line are bools"
+)]
 pub(crate) struct ServeNodeArgs {
     /// Where to listen; the way through the API server ends on the loopback address of the agent's pod
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10350")]
@@ -57,6 +63,15 @@ pub(crate) struct ServeNodeArgs {
     /// Where the node's configuration files are, such as etc/containerd/config.toml
     #[arg(long, value_name = "DIR", default_value = "/")]
     host_root: PathBuf,
+    /// Store every archive in the kubelet's folder that is whole, whoever asked for it; once
+    #[arg(long)]
+    watch: bool,
+    /// With --watch: remove archives that are stored also if others asked for them; a file .keep or ARCHIVE.keep marks those that are to stay
+    #[arg(long, requires = "watch")]
+    adopt: bool,
+    /// Where the agent remembers which archives are stored
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cryostore")]
+    state: PathBuf,
     /// Outside of Kubernetes: whoever has the token in this file may do all that needs no cluster
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -131,7 +146,13 @@ pub(crate) fn run(args: ServeNodeArgs, context: &Context) -> Result<(), Failure>
         folder: args.checkpoints_dir,
         locks: locks(),
         root: args.host_root,
-        watches: false,
+    };
+    let watching = match args.watch {
+        true => Some(Watching {
+            ledger: Ledger::open(&args.state)?,
+            adopts: args.adopt,
+        }),
+        false => None,
     };
     let agent = Agent {
         options,
@@ -141,6 +162,7 @@ pub(crate) fn run(args: ServeNodeArgs, context: &Context) -> Result<(), Failure>
             name: name.clone(),
         }),
         images: None,
+        watching,
         audit: Audit::open(args.audit_log.as_deref())?,
         env: Arc::clone(&context.env),
     };

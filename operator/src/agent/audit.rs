@@ -1,4 +1,4 @@
-//! Owns the audit log: one JSON document a line for each call, also for those that were refused.
+//! Owns the audit log: one JSON document a line for each call, also for those that were refused, and for each archive that was stored unasked.
 //!
 //! Always: written before the caller has the last of the answer. Never: a token, a key, or what is in an archive.
 
@@ -31,6 +31,8 @@ pub(crate) struct Line {
     pub(crate) container: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) snapshot: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) archive: String,
     /// As the caller got it.
     pub(crate) status: u16,
     #[serde(skip_serializing_if = "String::is_empty")]

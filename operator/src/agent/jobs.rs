@@ -18,6 +18,7 @@ use super::caller::{Caller, Right, Shown};
 use super::calls::{
     CheckpointCall, CleanUpCall, Event, Facts, PrepareCall, Report, Stored, status_of,
 };
+use super::ledger::{Asked, Entry, Ledger};
 use super::node::State;
 use super::{Agent, Watcher, node};
 use crate::capture::{self, Host};
@@ -163,6 +164,37 @@ impl Watch for Out {
     }
 }
 
+/// A checkpoint that goes on. What it leaves behind if it ends early is for the watch, which knows then whose it was.
+struct Taking<'t> {
+    out: &'t Out,
+    ledger: Option<&'t Ledger>,
+    entry: Entry,
+}
+
+impl Monitor for Taking<'_> {
+    fn progress(&self, phase: Phase, done: u64, total: Option<u64>) {
+        self.out.progress(phase, done, total);
+    }
+    fn warning(&self, text: &str) {
+        self.out.warning(text);
+    }
+    fn stop(&self) -> bool {
+        self.out.stop()
+    }
+}
+
+impl Watch for Taking<'_> {
+    fn step(&self, step: Step<'_>) {
+        if let (Step::Written { path }, Some(ledger)) = (step, self.ledger)
+            && let Some(name) = path.file_name().and_then(|name| name.to_str())
+            && let Err(e) = ledger.change(name, |entry| entry.clone_from(&self.entry))
+        {
+            self.out.warning(&e.to_string());
+        }
+        self.out.step(step);
+    }
+}
+
 /// Does a call, and answers.
 pub(crate) fn run(agent: &Agent, call: Call, shown: &Shown, body: &[u8], out: &Out) {
     let mut line = Line {
@@ -301,7 +333,7 @@ impl Job<'_> {
             criu_plugins: node::criu_plugins(&options.root),
             checkpoints: node::checkpoints(&options.folder),
             storages: self.agent.stores.names(),
-            watches: options.watches,
+            watches: self.agent.watching.is_some(),
         }))
     }
 
@@ -350,9 +382,26 @@ impl Job<'_> {
             stop: false,
             force: false,
         };
+        let entry = Entry {
+            ours: (!how.keep_archive).then(|| Asked {
+                labels: how.labels.clone(),
+                group: how.group.clone(),
+            }),
+            stays: how.keep_archive,
+            ..Entry::default()
+        };
         let prepared = checkpoint::prepare(cluster, pod, how, self.out)?;
         self.out.head(Head::Lines);
-        let outcome = checkpoint::take(&prepared, &repo, self.out)?;
+        let taking = Taking {
+            out: self.out,
+            ledger: self
+                .agent
+                .watching
+                .as_ref()
+                .map(|watching| &watching.ledger),
+            entry,
+        };
+        let outcome = checkpoint::take(&prepared, &repo, &taking)?;
         match (outcome.failed, outcome.taken.into_iter().next()) {
             (None, Some(taken)) => {
                 line.container.clone_from(&taken.container);

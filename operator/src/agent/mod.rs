@@ -13,6 +13,7 @@ pub mod client;
 mod forward;
 pub mod images;
 mod jobs;
+mod ledger;
 pub mod node;
 mod publish;
 pub mod remote;
@@ -20,6 +21,7 @@ mod server;
 mod subject;
 pub mod survey;
 mod tls;
+mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,9 +31,11 @@ use cryostore_engine::{Env, Monitor, Repository, Result};
 
 pub use audit::Audit;
 pub use caller::Gate;
+pub use ledger::Ledger;
 pub use publish::{CONFIG_MAP, NAMESPACE};
 pub use server::serve;
 pub use tls::{NAME, TlsFiles};
+pub use watch::Watching;
 
 use crate::kubelet::KubeletTls;
 
@@ -64,8 +68,6 @@ pub struct Options {
     pub locks: PathBuf,
     /// Where the node's configuration files are found.
     pub root: PathBuf,
-    /// It stores archives that others asked for, too.
-    pub watches: bool,
 }
 
 /// A node's agent.
@@ -79,6 +81,8 @@ pub struct Agent {
     pub stores: Box<dyn Stores>,
     /// The container runtime's store of images, if there is one.
     pub images: Option<Box<dyn images::Images>>,
+    /// It stores archives that others asked for, too, if this is there.
+    pub watching: Option<Watching>,
     /// What is written down of each call.
     pub audit: Audit,
     /// Clock and chance.

@@ -109,7 +109,7 @@ pub(crate) fn agent_of(
             Kind::NotFound,
             format!("node {node} has no agent that runs (namespace {namespace}, label app.kubernetes.io/name={})", tls::NAME),
         )
-        .hint("`kubectl apply -f deploy/agent.yaml` starts one on each node; or run the same command on the node, as root; nothing was frozen"));
+        .hint(format!("`kubectl apply -f deploy/agent.yaml` starts one on each node; or run the same command on node {node}, as root; nothing was frozen")));
     };
     let ports = pod
         .pointer("/spec/containers/0/ports")

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cryostore_engine::{Error, Kind, Result};
@@ -29,7 +30,7 @@ use super::caller::Shown;
 use super::calls::{self, Report};
 use super::jobs::{self, Call, Head, Out};
 use super::tls::Identity;
-use super::{Agent, Watcher, publish};
+use super::{Agent, Watcher, publish, watch};
 
 /// Handshakes and heads take milliseconds; 10 s is a slow network.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -49,6 +50,8 @@ const LINES: usize = 256;
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// For answers on their way when the agent ends.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// After the watch could not be kept.
+const WATCH_AGAIN: Duration = Duration::from_secs(30);
 /// The wish to stop is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The cluster's authority of clients may be renewed.
@@ -88,6 +91,7 @@ pub fn serve(agent: Arc<Agent>, monitor: Watcher, ready: impl FnOnce(&Ready)) ->
         address: listener.local_addr().map_err(|e| Error::io(listen, e))?,
         certificate: identity.own.clone(),
     });
+    let watching = start_watch(&agent, &monitor)?;
     let server = Arc::new(Server {
         agent,
         monitor: Arc::clone(&monitor),
@@ -98,7 +102,34 @@ pub fn serve(agent: Arc<Agent>, monitor: Watcher, ready: impl FnOnce(&Ready)) ->
     });
     runtime.block_on(server.accept(&listener));
     drop(runtime);
+    if let Some(thread) = watching
+        && thread.join().is_err()
+    {
+        return Err(Error::new(Kind::Internal, "the watch of archives panicked"));
+    }
     Ok(())
+}
+
+/// Beside the calls, on a thread of its own. A folder that is not there yet is looked for again: a kubelet makes it.
+fn start_watch(agent: &Arc<Agent>, monitor: &Watcher) -> Result<Option<JoinHandle<()>>> {
+    if agent.watching.is_none() {
+        return Ok(None);
+    }
+    let (agent, monitor) = (Arc::clone(agent), Arc::clone(monitor));
+    let thread = std::thread::Builder::new().name("watch".to_owned());
+    let started = thread.spawn(move || {
+        let Some(watching) = &agent.watching else {
+            return;
+        };
+        while let Err(e) = watch::run(&agent, watching, &monitor) {
+            monitor.warning(&format!("archives are not watched: {e}"));
+            let until = agent.env.elapsed() + WATCH_AGAIN;
+            while agent.env.elapsed() < until && !monitor.stop() {
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
+    });
+    started.map(Some).map_err(|e| Error::io("threads", e))
 }
 
 struct Server {

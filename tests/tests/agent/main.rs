@@ -523,3 +523,196 @@ fn without_a_cluster_that_answers_the_storages_are_still_shown() {
     );
     assert!(said.out.contains("nodes: listing nodes"), "{}", said.out);
 }
+
+/// As a runtime leaves it, of a pod that is there.
+fn archive(c: &Cluster, name: &str, pod: &str, filling: u8) -> Vec<u8> {
+    let uid = c.look(pod).unwrap()["metadata"]["uid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let spec = json!({"annotations": {
+        "io.kubernetes.cri.sandbox-name": pod, "io.kubernetes.cri.sandbox-namespace": c.namespace,
+        "io.kubernetes.cri.sandbox-uid": uid, "io.kubernetes.cri.container-name": "app",
+    }});
+    let mut tar = Vec::new();
+    let mut put = |name: &str, body: &[u8]| {
+        let mut header = [0_u8; 512];
+        let mut at =
+            |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+        at(0, name);
+        at(100, "0000600\0");
+        at(124, &format!("{:011o}\0", body.len()));
+        at(136, "00000000000\0");
+        at(148, "        ");
+        at(156, "0");
+        at(257, "ustar\x0000");
+        let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        tar.extend_from_slice(&header);
+        tar.extend_from_slice(body);
+        tar.resize(tar.len().next_multiple_of(512), 0);
+    };
+    put("spec.dump", spec.to_string().as_bytes());
+    put("data", &vec![filling; 100_000]);
+    tar.resize(tar.len() + 1024, 0);
+    std::fs::write(c.path("checkpoints").join(name), &tar).unwrap();
+    tar
+}
+
+/// Until it is so, or 20 s have gone.
+fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..200 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("{what}");
+}
+
+const ONE: &str = "checkpoint-web_default-app-2026-11-20T10:00:00Z.tar";
+const TWO: &str = "checkpoint-web_default-app-2026-11-20T10:00:01Z.tar";
+
+fn watched(agent: &Agent) -> Vec<Value> {
+    let lines = agent.audit().into_iter();
+    lines.filter(|line| line["call"] == "watch").collect()
+}
+
+#[test]
+fn archives_that_others_asked_for_are_stored_once_and_stay_also_over_a_restart() {
+    let Some(c) = Cluster::start() else { return };
+    c.pod("web", &["app"], "");
+    let first = archive(&c, ONE, "web", 1);
+    let state = c.path("agent-state");
+    let watch = ["--watch", "--state", state.to_str().unwrap()];
+    let mut agent = Agent::start_with(&c, &watch);
+    // What was there at the start, and what comes later.
+    wait("the first is stored", || c.snapshots().len() == 1);
+    archive(&c, TWO, "web", 2);
+    wait("the second is stored", || c.snapshots().len() == 2);
+    let snapshots = c.snapshots();
+    assert_eq!(snapshots[1].identity.pod, "web");
+    assert_eq!(snapshots[1].identity.node, c.node);
+    assert_eq!(c.attachment(&snapshots[1], "pod.json")["kind"], "Pod");
+    let stored =
+        cryostore_tests::bytes_of(&c.repository(), &snapshots[1], &cryostore_engine::Silent)
+            .unwrap();
+    assert_eq!(stored, first);
+
+    // Also where it was killed and remembers nothing.
+    for forget in [false, true] {
+        agent.kill();
+        if forget {
+            std::fs::remove_dir_all(&state).unwrap();
+        }
+        agent = Agent::start_as(&c, &c.path("agent.kubeconfig"), &watch).unwrap();
+        let before = watched(&agent).len();
+        archive(
+            &c,
+            "checkpoint-web_default-app-2026-11-20T10:00:02Z.tar",
+            "web",
+            3 + u8::from(forget),
+        );
+        wait("a third is stored", || {
+            watched(&agent).len() > before + usize::from(forget) * 2
+        });
+    }
+    assert_eq!(c.snapshots().len(), 4);
+    assert_eq!(c.archives().len(), 3);
+}
+
+#[test]
+fn archives_of_others_are_removed_only_if_that_is_said_and_never_those_that_are_marked() {
+    let Some(c) = Cluster::start() else { return };
+    c.pod("web", &["app"], "");
+    archive(&c, ONE, "web", 1);
+    archive(&c, TWO, "web", 2);
+    std::fs::write(c.path("checkpoints").join(format!("{TWO}.keep")), "").unwrap();
+    let state = c.path("agent-state");
+    let watch = ["--watch", "--adopt", "--state", state.to_str().unwrap()];
+    let agent = Agent::start_with(&c, &watch);
+    let keep = format!("{TWO}.keep");
+    wait("one is removed", || {
+        c.archives() == [TWO, &keep] && c.snapshots().len() == 2
+    });
+    std::fs::write(c.path("checkpoints/.keep"), "").unwrap();
+    archive(&c, ONE, "web", 3);
+    wait("a third is stored", || c.snapshots().len() == 3);
+    // Said by whoever asked: it stays, adopted or not, and is stored once.
+    std::fs::remove_file(c.path("checkpoints/.keep")).unwrap();
+    agent.checkpoint(&c, &["web", "--keep-archive"], 0);
+    wait("the unmarked one is removed", || {
+        !c.archives().contains(&ONE.to_owned())
+    });
+    wait("the kept one is known", || watched(&agent).len() == 4);
+    assert_eq!(c.archives().len(), 3, "{:?}", c.archives());
+    assert_eq!(c.snapshots().len(), 4);
+}
+
+#[test]
+fn an_archive_that_is_written_over_becomes_another_snapshot_and_half_of_one_none() {
+    let Some(c) = Cluster::start() else { return };
+    c.pod("web", &["app"], "");
+    let state = c.path("agent-state");
+    let agent = Agent::start_with(&c, &["--watch", "--state", state.to_str().unwrap()]);
+    let whole = archive(&c, ONE, "web", 1);
+    wait("it is stored", || c.snapshots().len() == 1);
+    let second = archive(&c, ONE, "web", 2);
+    wait("what came in its place is stored", || {
+        c.snapshots().len() == 2
+    });
+    let newest = cryostore_tests::bytes_of(
+        &c.repository(),
+        &c.snapshots()[0],
+        &cryostore_engine::Silent,
+    )
+    .unwrap();
+    assert_eq!(newest, second);
+
+    let path = c.path("checkpoints").join(TWO);
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    wait("it is said", || {
+        watched(&agent).iter().any(|line| line["status"] == 400)
+    });
+    // A link leads nowhere.
+    let link = c.path("checkpoints/checkpoint-x_default-app-2026-11-20T10:00:00Z.tar");
+    std::os::unix::fs::symlink(c.path("template.tar"), &link).unwrap();
+    std::fs::write(&path, &whole).unwrap();
+    wait("the whole is stored", || watched(&agent).len() == 4);
+    // The bytes of the first are in the repository already: one archive is one snapshot.
+    assert_eq!(c.snapshots().len(), 2);
+    assert!(link.symlink_metadata().is_ok());
+}
+
+#[test]
+fn what_a_store_that_is_away_could_not_take_is_stored_and_removed_when_it_is_back() {
+    let Some(mut c) = Cluster::start() else {
+        return;
+    };
+    c.pod("web", &["app"], "slow=2");
+    let state = c.path("agent-state");
+    let agent = Agent::start_with(&c, &["--watch", "--state", state.to_str().unwrap()]);
+    c.user = c.account("robot", &json!(user_rules(&c)));
+    let (store, away) = (c.path("store"), c.path("away"));
+    let calls = std::thread::scope(|scope| {
+        let run = scope.spawn(|| agent.checkpoint(&c, &["web", "--label", "kept"], 3));
+        wait("the kubelet is asked", || c.calls().len() == 1);
+        // The repository is open by now; its directory goes while the container is frozen.
+        std::fs::rename(&store, &away).unwrap();
+        run.join().unwrap()
+    });
+    assert!(
+        calls
+            .err
+            .contains("the checkpoint was taken, and not stored"),
+        "{}",
+        calls.err
+    );
+    assert_eq!(c.archives().len(), 1);
+    std::fs::remove_dir_all(&store).unwrap_or_default();
+    std::fs::rename(&away, &store).unwrap();
+    wait("it is stored and removed", || {
+        c.archives().is_empty() && c.snapshots().len() == 1
+    });
+    assert_eq!(c.snapshots()[0].labels, ["kept"]);
+}

@@ -1,0 +1,168 @@
+//! Does what the plan says, driver by driver.
+
+use std::io::{BufRead, IsTerminal, stderr, stdin};
+use std::path::Path;
+
+use cryostore_engine::{Error, Kind, Repository};
+use cryostore_operator::Cluster;
+use cryostore_operator::restore::layer::Changes;
+use cryostore_operator::restore::plan::{Driver, Plan};
+use cryostore_operator::restore::{Source, criu, oci, place, podman};
+
+use super::RestoreArgs;
+use super::report::Done;
+use crate::context::Context;
+use crate::exit::Failure;
+use crate::text::size;
+
+/// What there is to do it with.
+pub(super) struct Act<'a> {
+    pub(super) args: &'a RestoreArgs,
+    pub(super) context: &'a Context,
+    pub(super) repo: &'a Repository,
+    pub(super) source: &'a Source,
+    pub(super) plan: &'a Plan,
+    pub(super) cluster: Option<&'a Cluster>,
+}
+
+pub(super) fn act(act: &Act<'_>) -> Result<Done, Failure> {
+    let started = act.context.env.elapsed();
+    let to = act.plan.to.as_deref().unwrap_or_default();
+    let mut done = match act.plan.driver {
+        Driver::Archive => archive(act, Path::new(to)),
+        Driver::Directory => directory(act, to),
+        Driver::OciImage => match to.strip_prefix("oci:") {
+            Some(dir) => layout(act, Path::new(dir)),
+            None => Err(Failure::usage("not yet", "")),
+        },
+        Driver::Containerd => Err(Failure::usage("not yet", "")),
+        Driver::Podman => podman(act),
+        Driver::Criu => criu(act),
+    }?;
+    let took = act.context.env.elapsed().saturating_sub(started);
+    done.seconds = took.as_secs_f64();
+    done.text.push_str(&format!(", in {:.1} s", done.seconds));
+    Ok(done)
+}
+
+fn archive(act: &Act<'_>, path: &Path) -> Result<Done, Failure> {
+    let bytes = place::archive(act.repo, act.source, path, act.context.monitor())?;
+    Ok(Done {
+        text: format!("{} to {}", size(bytes), path.display()),
+        path: Some(path.display().to_string()),
+        bytes: Some(bytes),
+        ..Done::default()
+    })
+}
+
+fn directory(act: &Act<'_>, to: &str) -> Result<Done, Failure> {
+    let docker = to.strip_prefix("docker:");
+    let dir = match docker {
+        Some(id) => place::docker_checkpoint(id, &checkpoint_name(act))?,
+        None => Path::new(to).to_path_buf(),
+    };
+    let stats = place::directory(act.repo, act.source, &dir, act.context.monitor())?;
+    for skipped in &stats.skipped {
+        act.context.screen.warn(&format!("not unpacked: {skipped}"));
+    }
+    let mut text = format!("{} files, {} to {}", stats.files, size(stats.bytes), dir.display());
+    if let Some(id) = docker {
+        text.push_str(&format!("; go on with: docker start --checkpoint {} {id}", checkpoint_name(act)));
+    }
+    Ok(Done {
+        text,
+        path: Some(dir.display().to_string()),
+        bytes: Some(stats.bytes),
+        ..Done::default()
+    })
+}
+
+fn checkpoint_name(act: &Act<'_>) -> String {
+    format!("cryostore-{}", &act.plan.snapshot.to_string()[..12])
+}
+
+/// How the image is called: by what it holds.
+fn tag(act: &Act<'_>) -> String {
+    act.plan.snapshot.to_string()[..12].to_owned()
+}
+
+fn layout(act: &Act<'_>, dir: &Path) -> Result<Done, Failure> {
+    let changes = Changes::default();
+    let monitor = act.context.monitor();
+    let written = oci::write_layout(act.repo, act.source, &changes, dir, &tag(act), monitor)?;
+    Ok(Done {
+        text: format!("an image of {} to {}", size(written.bytes), dir.display()),
+        path: Some(dir.display().to_string()),
+        bytes: Some(written.bytes),
+        digest: Some(written.digest),
+        stripped: Some(written.stripped),
+        ..Done::default()
+    })
+}
+
+fn podman(act: &Act<'_>) -> Result<Done, Failure> {
+    let options = podman::Options {
+        name: act.args.name.clone(),
+        publish: act.args.publish.clone(),
+        tcp_established: act.args.tcp_established,
+    };
+    let id = podman::restore(act.repo, act.source, &options, &act.args.spool, act.context.monitor())?;
+    Ok(Done {
+        text: format!("podman restored container {}", id.get(..12).unwrap_or(&id)),
+        container_id: Some(id),
+        ..Done::default()
+    })
+}
+
+fn criu(act: &Act<'_>) -> Result<Done, Failure> {
+    let failed = |e| Error::io(act.args.spool.display(), e);
+    let part = tempfile::Builder::new()
+        .prefix("cryostore-")
+        .tempdir_in(&act.args.spool)
+        .map_err(failed)?;
+    let dir = part.path().join("images");
+    place::directory(act.repo, act.source, &dir, act.context.monitor())?;
+    match criu::restore(act.source, &dir, &act.args.criu_option) {
+        Ok(restored) => Ok(Done {
+            text: format!("criu restored process {}", restored.pid),
+            pid: Some(restored.pid),
+            ..Done::default()
+        }),
+        Err(e) => {
+            // Its log is the evidence; the memory beside it goes.
+            let log = act.args.spool.join(format!("cryostore-{}.restore.log", tag(act)));
+            let kept = std::fs::rename(dir.join("restore.log"), &log).is_ok();
+            let hint = e.advice().unwrap_or_default().replace(
+                &dir.join("restore.log").display().to_string(),
+                &log.display().to_string(),
+            );
+            Err(if kept { e.hint(hint) } else { e }.into())
+        }
+    }
+}
+
+/// Memory leaves for a place where others may read it.
+pub(super) fn sure(act: &Act<'_>, place: &str) -> Result<(), Failure> {
+    if act.args.yes {
+        return Ok(());
+    }
+    let refused = || {
+        Error::new(
+            Kind::Denied,
+            format!("the image holds the container's memory in clear text, passwords among it: not sent to {place}"),
+        )
+        .hint("say --yes if all who can read that registry may read the memory")
+    };
+    if !(stdin().is_terminal() && stderr().is_terminal()) || act.context.output.json {
+        return Err(refused().into());
+    }
+    act.context.screen.report(&format!(
+        "The image holds the container's memory in clear text, passwords among it. Send it to {place}? Type yes:"
+    ));
+    let mut line = String::new();
+    stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|e| Error::io("standard input", e))?;
+    if line.trim() == "yes" { Ok(()) } else { Err(refused().into()) }
+}

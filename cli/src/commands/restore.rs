@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use cryostore_engine::{CheckpointReader, Filter};
 use cryostore_operator::Cluster;
+use cryostore_operator::restore::containerd::Settings;
 use cryostore_operator::restore::plan::{Driver, Observed, Wish, plan};
 use cryostore_operator::restore::pod_again::RestartPolicy;
 use cryostore_operator::restore::{Source, local, look};
@@ -62,7 +63,7 @@ pub(crate) struct RestoreArgs {
     /// Whether the container is started again when it ends; it begins at the checkpoint each time
     #[arg(long, value_name = "POLICY", default_value = "Never", ignore_case = true)]
     restart_policy: PolicyArg,
-    /// Where to write: PATH, docker:CONTAINER, oci:DIR, or docker://HOST[:PORT]/NAME[:TAG]
+    /// Where to write: PATH, docker:CONTAINER, oci:DIR, docker://HOST[:PORT]/NAME[:TAG], or containerd:NAME of this machine
     #[arg(long, value_name = "PLACE")]
     to: Option<String>,
     /// Print the plan and do nothing
@@ -130,6 +131,13 @@ enum PolicyArg {
 }
 
 impl RestoreArgs {
+    fn settings(&self) -> Settings {
+        Settings {
+            socket: self.containerd.clone(),
+            snapshotter: self.snapshotter.clone(),
+        }
+    }
+
     fn wish(&self) -> Wish {
         Wish {
             node: self.node.clone(),

@@ -1,7 +1,7 @@
 //! Owns the OCI image of a checkpoint: one layer that is not compressed, its configuration, its manifest with the annotations by which a runtime knows
 //! a checkpoint; and the layout directory.
 //!
-//! Always: the same snapshot makes the same bytes; annotations are those of the family whose runtime can restore this archive, on the manifest, which
+//! Always: the same snapshot and name make the same bytes; annotations are those of the family whose runtime can restore this archive, on the manifest, which
 //! is the image's target. Never: an index around it: containerd looks at the target alone.
 
 use std::fs::{self, File};
@@ -86,9 +86,9 @@ fn annotations(source: &Source) -> Map<String, Value> {
 }
 
 impl Image {
-    /// The image around a layer.
+    /// The image around a layer. `name` becomes part of it: images of one snapshot with two names have two ids, so that one can go while the other stays.
     #[must_use]
-    pub fn new(source: &Source, layer: &Layer) -> Self {
+    pub fn new(source: &Source, layer: &Layer, name: &str) -> Self {
         let Layer { blob, .. } = layer;
         let created = source.record.dumped.as_ref();
         let created = created.unwrap_or(&source.record.created);
@@ -96,7 +96,7 @@ impl Image {
             "created": created,
             "architecture": architecture(&source.host.arch),
             "os": "linux",
-            "config": {},
+            "config": {"Labels": {"cryostore.image": name}},
             "rootfs": {"type": "layers", "diff_ids": [blob.digest]},
             "history": [{"created": created, "created_by": format!("cryostore, snapshot {}", source.record.id)}],
         })
@@ -175,7 +175,7 @@ pub fn write_layout(
     let layer = write_layer(repo, &source.record, changes, &mut file, monitor)?;
     file.flush().map_err(failed)?;
     fs::rename(&unnamed, blobs.join(layer.blob.hex())).map_err(failed)?;
-    let image = Image::new(source, &layer);
+    let image = Image::new(source, &layer, tag);
     for (blob, bytes) in [
         (&image.config_blob, &image.config),
         (&image.manifest_blob, &image.manifest),

@@ -53,7 +53,13 @@ impl Driver {
     #[must_use]
     pub fn probe(family: Family, to: Option<&str>) -> Self {
         match (family, to) {
-            (_, Some(to)) if to.starts_with("oci:") || to.starts_with("docker://") => Self::OciImage,
+            (_, Some(to))
+                if ["oci:", "docker://", "containerd:"]
+                    .iter()
+                    .any(|kind| to.starts_with(kind)) =>
+            {
+                Self::OciImage
+            }
             (Family::Criu | Family::Docker, Some(_)) | (Family::Docker, None) => Self::Directory,
             (_, Some(_)) => Self::Archive,
             (Family::Containerd, None) => Self::Containerd,
@@ -328,7 +334,7 @@ fn fits(driver: Driver, source: &Source, wish: &Wish, out: &mut Findings) {
     if driver.writes() && wish.to.is_none() {
         let how = match (family, driver) {
             (Family::Docker, _) => "say --to DIR, or --to docker:CONTAINER for that container's own checkpoints",
-            (_, Driver::OciImage) => "say --to oci:DIR for a layout, or --to docker://HOST/NAME:TAG for a registry",
+            (_, Driver::OciImage) => "say --to oci:DIR for a layout, --to docker://HOST/NAME:TAG for a registry, or --to containerd:NAME for this machine's containerd",
             _ => "say --to PATH",
         };
         out.add(

@@ -2,12 +2,13 @@
 
 use std::io::{BufRead, IsTerminal, stderr, stdin};
 use std::path::Path;
+use std::time::Duration;
 
 use cryostore_engine::{Error, Kind, Repository};
 use cryostore_operator::Cluster;
 use cryostore_operator::restore::layer::Changes;
 use cryostore_operator::restore::plan::{Driver, Plan};
-use cryostore_operator::restore::{Source, criu, oci, place, podman};
+use cryostore_operator::restore::{Source, containerd, criu, oci, place, podman, wait};
 
 use super::RestoreArgs;
 use super::report::Done;
@@ -31,11 +32,8 @@ pub(super) fn act(act: &Act<'_>) -> Result<Done, Failure> {
     let mut done = match act.plan.driver {
         Driver::Archive => archive(act, Path::new(to)),
         Driver::Directory => directory(act, to),
-        Driver::OciImage => match to.strip_prefix("oci:") {
-            Some(dir) => layout(act, Path::new(dir)),
-            None => Err(Failure::usage("not yet", "")),
-        },
-        Driver::Containerd => Err(Failure::usage("not yet", "")),
+        Driver::OciImage => image(act, to),
+        Driver::Containerd => pod(act),
         Driver::Podman => podman(act),
         Driver::Criu => criu(act),
     }?;
@@ -96,6 +94,76 @@ fn layout(act: &Act<'_>, dir: &Path) -> Result<Done, Failure> {
         bytes: Some(written.bytes),
         digest: Some(written.digest),
         stripped: Some(written.stripped),
+        ..Done::default()
+    })
+}
+
+fn image(act: &Act<'_>, to: &str) -> Result<Done, Failure> {
+    if let Some(dir) = to.strip_prefix("oci:") {
+        layout(act, Path::new(dir))
+    } else if let Some(name) = to.strip_prefix("containerd:") {
+        let made = into_containerd(act, name)?;
+        Ok(Done {
+            text: format!("an image of {} to containerd as {name}", size(made.bytes)),
+            bytes: Some(made.bytes),
+            digest: Some(made.digest),
+            stripped: Some(made.stripped),
+            ..Done::default()
+        })
+    } else {
+        Err(Failure::usage("not yet", ""))
+    }
+}
+
+fn into_containerd(act: &Act<'_>, name: &str) -> Result<containerd::Prepared, Failure> {
+    let changes = Changes::default();
+    Ok(containerd::prepare(
+        act.repo,
+        act.source,
+        &changes,
+        &act.args.settings(),
+        name,
+        &*act.context.env,
+        act.context.monitor(),
+    )?)
+}
+
+/// The image into the node's containerd, and the pod through the cluster's API.
+fn pod(act: &Act<'_>) -> Result<Done, Failure> {
+    let (plan, monitor) = (act.plan, act.context.monitor());
+    let missing = || Error::new(Kind::Internal, "a plan that was not refused has no pod");
+    let cluster = act.cluster.ok_or_else(missing)?;
+    let json = plan.pod.as_ref().ok_or_else(missing)?;
+    let of = |text: &Option<String>| text.clone().ok_or_else(missing);
+    let (image, node) = (of(&plan.image)?, of(&plan.node)?);
+    let (namespace, name) = (of(&plan.namespace)?, of(&plan.name)?);
+    if !plan.is_here {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("node {node} is another machine, and the image has to get into its containerd"),
+        )
+        .hint(format!("run the same command on node {node}, as root"))
+        .into());
+    }
+    let made = into_containerd(act, &image)?;
+    let created = cluster.create_pod(json, monitor);
+    let uid = match created {
+        Ok(uid) => uid,
+        Err(e) => {
+            // Nobody is going to use it; why the pod was not made counts.
+            let _ = containerd::clean_up(&act.args.settings(), &image, monitor);
+            return Err(e.into());
+        }
+    };
+    act.context.screen.note(&format!("pod {namespace}/{name} was made; waiting until {} runs", plan.container));
+    let limit = Duration::from_secs(act.args.timeout);
+    wait::until_it_runs(cluster, (&namespace, &name, &uid), &plan.container, limit, monitor)?;
+    Ok(Done {
+        text: format!("pod {namespace}/{name} runs on node {node}, container {} goes on from the checkpoint", plan.container),
+        digest: Some(made.digest),
+        bytes: Some(made.bytes),
+        pod_uid: Some(uid),
+        stripped: Some(made.stripped),
         ..Done::default()
     })
 }

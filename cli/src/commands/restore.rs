@@ -130,6 +130,12 @@ enum PolicyArg {
     Always,
 }
 
+impl PolicyArg {
+    const fn starts_again(self) -> bool {
+        matches!(self, Self::OnFailure | Self::Always)
+    }
+}
+
 impl RestoreArgs {
     fn settings(&self) -> Settings {
         Settings {

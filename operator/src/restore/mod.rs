@@ -21,6 +21,8 @@ pub mod plan;
 pub mod pod_again;
 pub mod podman;
 pub mod preflight;
+pub mod push;
+pub mod registry;
 pub mod runtime;
 pub mod source;
 mod strip;

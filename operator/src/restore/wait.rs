@@ -82,6 +82,10 @@ fn failed(title: &str, why: &str) -> Error {
     if !log.is_empty() {
         text.push_str(&format!("; CRIU: {log}"));
     }
+    if text.contains("failed to pull checkpoint base image") {
+        let cure = "containerd fetches the base image of a checkpoint anonymously, and not all of it is on the node: fetch it there first, with credentials if it takes any (`ctr -n k8s.io images pull --user USER IMAGE`, or a pod with imagePullSecrets on that node), delete the pod, and restore again";
+        return Error::new(Kind::Unavailable, text).hint(cure);
+    }
     let cure = errors::TABLE
         .iter()
         .find(|known| known.parts.iter().all(|part| text.to_lowercase().contains(part)))

@@ -1,14 +1,15 @@
 //! Does what the plan says, driver by driver.
 
 use std::io::{BufRead, IsTerminal, stderr, stdin};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cryostore_engine::{Error, Kind, Repository};
 use cryostore_operator::Cluster;
 use cryostore_operator::restore::layer::Changes;
 use cryostore_operator::restore::plan::{Driver, Plan};
-use cryostore_operator::restore::{Source, containerd, criu, oci, place, podman, wait};
+use cryostore_operator::restore::registry::Registry;
+use cryostore_operator::restore::{Source, containerd, criu, oci, place, podman, push, wait};
 
 use super::RestoreArgs;
 use super::report::Done;
@@ -102,7 +103,7 @@ fn image(act: &Act<'_>, to: &str) -> Result<Done, Failure> {
     if let Some(dir) = to.strip_prefix("oci:") {
         layout(act, Path::new(dir))
     } else if let Some(name) = to.strip_prefix("containerd:") {
-        let made = into_containerd(act, name)?;
+        let made = into_containerd(act, name, None)?;
         Ok(Done {
             text: format!("an image of {} to containerd as {name}", size(made.bytes)),
             bytes: Some(made.bytes),
@@ -111,16 +112,52 @@ fn image(act: &Act<'_>, to: &str) -> Result<Done, Failure> {
             ..Done::default()
         })
     } else {
-        Err(Failure::usage("not yet", ""))
+        push(act, to)
     }
 }
 
-fn into_containerd(act: &Act<'_>, name: &str) -> Result<containerd::Prepared, Failure> {
-    let changes = Changes::default();
+fn push(act: &Act<'_>, to: &str) -> Result<Done, Failure> {
+    let Some(text) = to.strip_prefix("docker://") else {
+        return Err(Failure::usage(
+            format!("`{to}` is no place for an image"),
+            "say oci:DIR, docker://HOST/NAME:TAG or containerd:NAME",
+        ));
+    };
+    let target = push::Target::parse(text, &tag(act), act.args.plain_http)?;
+    sure(act, to)?;
+    let login = push::Login::find(&login_files(), &target.host);
+    let written = push::push(act.repo, act.source, &target, &login, act.context.monitor())?;
+    Ok(Done {
+        text: format!("an image of {} to {}/{}:{}", size(written.bytes), target.host, target.name, target.tag),
+        bytes: Some(written.bytes),
+        digest: Some(written.digest),
+        stripped: Some(written.stripped),
+        ..Done::default()
+    })
+}
+
+/// Where Podman, Skopeo and Docker write logins down, in their order.
+fn login_files() -> Vec<PathBuf> {
+    let of = |variable: &str, rest: &str| std::env::var_os(variable).map(|dir| PathBuf::from(dir).join(rest));
+    let files = [
+        std::env::var_os("REGISTRY_AUTH_FILE").map(PathBuf::from),
+        of("XDG_RUNTIME_DIR", "containers/auth.json"),
+        of("HOME", ".config/containers/auth.json"),
+        of("DOCKER_CONFIG", "config.json"),
+        of("HOME", ".docker/config.json"),
+    ];
+    files.into_iter().flatten().collect()
+}
+
+fn into_containerd(
+    act: &Act<'_>,
+    name: &str,
+    registry: Option<&Registry>,
+) -> Result<containerd::Prepared, Failure> {
     Ok(containerd::prepare(
         act.repo,
         act.source,
-        &changes,
+        registry,
         &act.args.settings(),
         name,
         &*act.context.env,
@@ -145,19 +182,29 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
         .hint(format!("run the same command on node {node}, as root"))
         .into());
     }
-    let made = into_containerd(act, &image)?;
+    let settings = act.args.settings();
+    // Until the container runs: its runtime fetches the base image when it creates it.
+    let registry = Registry::start(containerd::NodeContent(settings.clone()), 0)?;
+    let made = into_containerd(act, &image, Some(&registry))?;
+    if made.base.is_some() && act.args.restart_policy.starts_again() {
+        act.context.screen.warn("the base image is given to containerd by this command, and it ends when the container runs: a container that is started again later needs a base image that containerd can fetch by itself, or the node agent");
+    }
     let created = cluster.create_pod(json, monitor);
     let uid = match created {
         Ok(uid) => uid,
         Err(e) => {
             // Nobody is going to use it; why the pod was not made counts.
-            let _ = containerd::clean_up(&act.args.settings(), &image, monitor);
+            let _ = containerd::clean_up(&settings, &image, monitor);
             return Err(e.into());
         }
     };
     act.context.screen.note(&format!("pod {namespace}/{name} was made; waiting until {} runs", plan.container));
     let limit = Duration::from_secs(act.args.timeout);
-    wait::until_it_runs(cluster, (&namespace, &name, &uid), &plan.container, limit, monitor)?;
+    let runs = wait::until_it_runs(cluster, (&namespace, &name, &uid), &plan.container, limit, monitor);
+    if let (Ok(()), Some(base)) = (&runs, &made.base) {
+        containerd::forget_base(&settings, base, monitor)?;
+    }
+    runs?;
     Ok(Done {
         text: format!("pod {namespace}/{name} runs on node {node}, container {} goes on from the checkpoint", plan.container),
         digest: Some(made.digest),

@@ -1,6 +1,6 @@
 //! Owns the calls to containerd that are made here, and the numbers of their fields.
 //!
-//! Stands on containerd 2.1, api/services/{content,diff,images,leases,snapshots,version}/v1/*.proto, api/types/{descriptor,mount}.proto, and on the CRI,
+//! Stands on containerd 2.1, api/services/{content,diff,images,leases,snapshots}/v1/*.proto, api/types/{descriptor,mount}.proto, and on the CRI,
 //! k8s.io/cri-api/pkg/apis/runtime/v1/api.proto.
 //!
 //! Always: what is there already is as good as what was made. Never: calls anything of the CRI but ImageStatus and Status, which change nothing.
@@ -102,12 +102,6 @@ impl<'m> Client<'m> {
             Err(status) if status.code == ALREADY_EXISTS => Ok(false),
             Err(status) => Err(status.error(what)),
         }
-    }
-
-    /// Its version.
-    pub(crate) fn version(&self) -> Result<String> {
-        let answer = self.call("version", "containerd.services.version.v1.Version/Version", Message::new())?;
-        Ok(text_at(&answer, 1))
     }
 
     pub(super) fn create_lease(&self, id: &str, labels: &Labels) -> Result<()> {

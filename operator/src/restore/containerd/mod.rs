@@ -7,6 +7,7 @@
 //! when the container is created), and read config.dump, spec.dump and status.dump from it (internal/cri/server/container_checkpoint_linux.go).
 
 mod api;
+mod base;
 mod grpc;
 mod proto;
 
@@ -16,9 +17,10 @@ use std::time::{Duration, Instant};
 use cryostore_engine::env::Env;
 use cryostore_engine::{Error, Kind, Monitor, Repository, Result};
 
-pub(crate) use self::api::Client;
-use self::api::{Descriptor, label};
+use self::api::{Client, Descriptor, label};
+pub use self::base::NodeContent;
 use super::layer::{Changes, write_layer};
+use super::registry::Registry;
 use super::oci::{Image, LAYER_TYPE, MANIFEST_TYPE};
 use super::source::Source;
 use crate::pod::text;
@@ -60,13 +62,15 @@ pub struct Prepared {
     pub bytes: u64,
     /// What was taken out of the archive's descriptions.
     pub stripped: Vec<String>,
+    /// The name under which the loopback registry has to give the base image whenever the container is created; none: the runtime fetches it under its own.
+    pub base: Option<String>,
 }
 
-/// Makes the image `name`, which is there for the kubelet when this returns.
+/// Makes the image `name`, which is there for the kubelet when this returns. `registry` gives the base image, if all of it is here.
 pub fn prepare(
     repo: &Repository,
     source: &Source,
-    changes: &Changes,
+    registry: Option<&Registry>,
     settings: &Settings,
     name: &str,
     env: &dyn Env,
@@ -79,8 +83,16 @@ pub fn prepare(
     let until = env.now() + LEASE;
     let labels = vec![label("containerd.io/gc.expire", until.to_string())];
     client.create_lease(&lease, &labels)?;
+    let mut changes = Changes::default();
+    if let Some(registry) = registry
+        && let Some(blobs) = base::blobs_of(&client, source)?
+        && let Some(image) = blobs.first()
+    {
+        changes.base = Some(registry.reference(&image.blob.digest));
+        registry.admit(&blobs);
+    }
     client.use_lease(Some(lease.clone()));
-    let made = import(&client, repo, source, changes, settings, name, &nonce, monitor);
+    let made = import(&client, repo, source, &changes, settings, name, &nonce, monitor);
     // The image keeps it all now; of what failed, nothing is to stay.
     let ended = client.delete_lease(&lease);
     let prepared = made?;
@@ -159,6 +171,7 @@ fn import(
         digest: image.manifest_blob.digest,
         bytes: layer.blob.len,
         stripped: layer.stripped,
+        base: changes.base.clone(),
     })
 }
 
@@ -184,19 +197,21 @@ pub fn clean_up(settings: &Settings, name: &str, monitor: &dyn Monitor) -> Resul
     let Some(target) = client.image(name)? else {
         return Ok(false);
     };
-    let mut manifest = Vec::new();
-    if client.content_len(&target.blob.digest)?.is_some_and(|len| len <= MANIFEST_LEN) {
-        client.read(&target.blob.digest, 0, 0, |bytes| {
-            manifest.extend_from_slice(bytes);
-            Ok(())
-        })?;
-    }
-    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
+    let manifest = match client.content_len(&target.blob.digest)? {
+        Some(len) if len <= MANIFEST_LEN => base::manifest(&client, &target.blob.digest)?,
+        _ => serde_json::Value::Null,
+    };
     let id = text(&manifest, "/config/digest");
     if !id.is_empty() {
         client.delete_image(id)?;
     }
     client.delete_image(name)
+}
+
+/// Takes away the name of a base image that the loopback registry gave: the image itself stays under its own.
+pub fn forget_base(settings: &Settings, base: &str, monitor: &dyn Monitor) -> Result<()> {
+    Client::connect(&settings.socket, monitor)?.delete_image(base)?;
+    Ok(())
 }
 
 /// Whether the CRI of this containerd says that it restores containers; none: it does not say.

@@ -70,8 +70,8 @@ struct Filter<'c, W> {
     reader: TarReader,
     /// Headers that belong to a member that has not begun.
     held: Vec<u8>,
-    /// Padding of a description that was replaced: still to be passed over.
-    drop: usize,
+    /// Bytes of padding that are still to come of the last member, and whether it was replaced: then they are passed over.
+    padding: (usize, bool),
     at: At,
     stripped: Vec<String>,
     failed: Option<Error>,
@@ -84,7 +84,7 @@ impl<'c, W: Write> Filter<'c, W> {
             changes,
             reader: TarReader::new(),
             held: Vec::new(),
-            drop: 0,
+            padding: (0, false),
             at: At::Through,
             stripped: Vec::new(),
             failed: None,
@@ -125,15 +125,20 @@ impl<'c, W: Write> Filter<'c, W> {
                 None => return Ok(()),
                 Some(Span::Meta(len)) => {
                     let (these, after) = rest.split_at(len);
-                    let dropped = self.drop.min(len);
-                    self.drop -= dropped;
-                    self.held.extend_from_slice(&these[dropped..]);
+                    let (left, is_replaced) = self.padding;
+                    let (last, next) = these.split_at(left.min(len));
+                    self.padding.0 -= last.len();
+                    if !is_replaced {
+                        self.out.write_all(last)?;
+                    }
+                    self.held.extend_from_slice(next);
                     if self.held.len() > HELD_LEN {
                         self.release()?;
                     }
                     rest = after;
                 }
                 Some(Span::Member(member)) => {
+                    self.padding = (padding(member.len), false);
                     let name = member.name.strip_prefix(b"./").unwrap_or(&member.name);
                     let is_one = DESCRIPTIONS.iter().any(|known| known.as_bytes() == name);
                     if is_one && member.kind == EntryType::File && member.len <= DESCRIPTION_LEN {
@@ -178,15 +183,17 @@ impl<'c, W: Write> Filter<'c, W> {
             return self.out.write_all(&body);
         };
         self.held.clear();
-        self.drop = padding(body.len());
+        self.padding.1 = true;
         self.out.write_all(&header(member, new.len()))?;
         self.out.write_all(&new)?;
-        self.out.write_all(&[0; BLOCK][..padding(new.len())])
+        self.out.write_all(&[0; BLOCK][..padding(new.len() as u64)])
     }
 }
 
-fn padding(len: usize) -> usize {
-    len.next_multiple_of(BLOCK) - len
+/// Bytes that fill a member's last block.
+fn padding(len: u64) -> usize {
+    let over = usize::try_from(len % BLOCK as u64).unwrap_or(0);
+    (BLOCK - over) % BLOCK
 }
 
 /// A ustar header (POSIX.1-1988) of a regular file of root's.

@@ -18,6 +18,8 @@ mod objects;
 pub mod oci;
 pub mod place;
 pub mod plan;
+#[cfg(test)]
+mod plan_tests;
 pub mod pod_again;
 pub mod podman;
 pub mod preflight;

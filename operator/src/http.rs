@@ -260,7 +260,7 @@ async fn whole(mut response: reqwest::Response) -> std::result::Result<Answer, F
     })
 }
 
-fn explain(e: reqwest::Error) -> Failed {
+pub(crate) fn explain(e: reqwest::Error) -> Failed {
     // The URL is said by whoever asked.
     let e = e.without_url();
     let text = deepest(&e);

@@ -50,8 +50,8 @@ enum Done {
     Stored,
     /// Somebody is at work on it.
     Busy,
-    /// It is not to be looked at until it changes.
-    Bad(Error),
+    /// It is not to be looked at until it changes, or for so long.
+    Bad(Error, Option<Duration>),
 }
 
 /// Stops a wait for a lock at once.
@@ -67,8 +67,8 @@ struct Watch<'w> {
     watching: &'w Watching,
     monitor: &'w Watcher,
     folder: Folder,
-    /// Those that no import takes, as they were.
-    bad: BTreeMap<String, State>,
+    /// Those that could not be stored, as they were, and when they are looked at again; none: when they change.
+    bad: BTreeMap<String, (State, Option<Duration>)>,
 }
 
 /// Watches until the monitor wants it to stop.
@@ -147,7 +147,7 @@ impl Watch<'_> {
                 break;
             }
             let is_ripe = closed.contains(name) || state.seconds + AGE <= now;
-            if !is_ripe || self.bad.get(name) == Some(state) {
+            if !is_ripe || self.is_bad(name, state) {
                 continue;
             }
             let entry = self.watching.ledger.entry(name).unwrap_or_default();
@@ -160,9 +160,10 @@ impl Watch<'_> {
                     closed.remove(name);
                 }
                 Ok(Done::Busy) => {}
-                Ok(Done::Bad(e)) => {
+                Ok(Done::Bad(e, pause)) => {
                     closed.remove(name);
-                    self.bad.insert(name.clone(), *state);
+                    let again = pause.map(|pause| self.agent.env.elapsed() + pause);
+                    self.bad.insert(name.clone(), (*state, again));
                     self.monitor.warning(&format!("not stored: {e}"));
                     let (status, error) = (super::calls::status_of(e.kind()), e.to_string());
                     self.write(name, None, status, error);
@@ -178,6 +179,12 @@ impl Watch<'_> {
         Ok(())
     }
 
+    fn is_bad(&self, name: &str, state: &State) -> bool {
+        self.bad.get(name).is_some_and(|(was, again)| {
+            was == state && again.is_none_or(|again| self.agent.env.elapsed() < again)
+        })
+    }
+
     fn is_to_go(&self, entry: &Entry, name: &str) -> bool {
         (entry.ours.is_some() || self.watching.adopts)
             && !entry.stays
@@ -189,11 +196,11 @@ impl Watch<'_> {
             Ok(archive) => archive,
             // Whoever took it was quicker.
             Err(e) if e.kind() == Kind::NotFound => return Ok(Done::Busy),
-            Err(e) => return Ok(Done::Bad(e)),
+            Err(e) => return Ok(Done::Bad(e, None)),
         };
         let settled = match archive.settle(&**self.monitor) {
             Ok(settled) => settled,
-            Err(e) if e.kind() == Kind::Invalid => return Ok(Done::Bad(e)),
+            Err(e) if e.kind() == Kind::Invalid => return Ok(Done::Bad(e, None)),
             Err(e) => return Err(e),
         };
         let look = &settled.look;
@@ -217,10 +224,13 @@ impl Watch<'_> {
         // What was said of it, if a call has ended since then.
         let entry = self.watching.ledger.entry(name).unwrap_or(entry);
         if entry.stored != Some(state) {
-            let snapshot = match self.store(&archive, &settled, &entry) {
+            let names = self.agent.stores.names();
+            let repo = self.agent.stores.open(names.first().map_or("", String::as_str))?;
+            let snapshot = match self.store(&repo, &archive, &settled, &entry) {
                 Ok(snapshot) => snapshot,
+                // Of this archive or of the store, that cannot be told: the others are not held up by it, and it is not given up.
                 Err(e) if matches!(e.kind(), Kind::Invalid | Kind::Unsupported) => {
-                    return Ok(Done::Bad(e));
+                    return Ok(Done::Bad(e, Some(PAUSE_LAST)));
                 }
                 Err(e) => return Err(e),
             };
@@ -236,11 +246,14 @@ impl Watch<'_> {
         Ok(Done::Stored)
     }
 
-    fn store(&self, archive: &Archive, settled: &Settled, entry: &Entry) -> Result<SnapshotRecord> {
-        let stores = &self.agent.stores;
-        let first = stores.names().into_iter().next().unwrap_or_default();
-        let repo = stores.open(&first)?;
-        if let Some(snapshot) = same(&repo, archive, settled)? {
+    fn store(
+        &self,
+        repo: &Repository,
+        archive: &Archive,
+        settled: &Settled,
+        entry: &Entry,
+    ) -> Result<SnapshotRecord> {
+        if let Some(snapshot) = same(repo, archive, settled)? {
             return Ok(snapshot);
         }
         let mut how = ImportOptions::default();
@@ -251,7 +264,7 @@ impl Watch<'_> {
         self.describe(&settled.look, &mut how);
         let source = Source::Open(archive.file()?, archive.path().to_path_buf());
         let quiet = Quiet(self.monitor);
-        Ok(import(&repo, source, &how, &quiet)?.snapshot)
+        Ok(import(repo, source, &how, &quiet)?.snapshot)
     }
 
     /// The pod, if it is still there: it is known by the UID that its runtime wrote into the archive. Where the API server does not answer, the archive is

@@ -695,10 +695,11 @@ fn what_a_store_that_is_away_could_not_take_is_stored_and_removed_when_it_is_bac
     c.user = c.account("robot", &json!(user_rules(&c)));
     let (store, away) = (c.path("store"), c.path("away"));
     let calls = std::thread::scope(|scope| {
-        let run = scope.spawn(|| agent.checkpoint(&c, &["web", "--label", "kept"], 3));
+        let run = scope.spawn(|| agent.checkpoint(&c, &["web", "--label", "kept"], 4));
         wait("the kubelet is asked", || c.calls().len() == 1);
         // The repository is open by now; its directory goes while the container is frozen.
         std::fs::rename(&store, &away).unwrap();
+        std::fs::write(&store, "no directory").unwrap();
         run.join().unwrap()
     });
     assert!(
@@ -709,7 +710,7 @@ fn what_a_store_that_is_away_could_not_take_is_stored_and_removed_when_it_is_bac
         calls.err
     );
     assert_eq!(c.archives().len(), 1);
-    std::fs::remove_dir_all(&store).unwrap_or_default();
+    std::fs::remove_file(&store).unwrap();
     std::fs::rename(&away, &store).unwrap();
     wait("it is stored and removed", || {
         c.archives().is_empty() && c.snapshots().len() == 1

@@ -46,6 +46,11 @@ impl AgentArgs {
         Ok(!here::is_here(&cluster.node(&pod.node, monitor)?.boot_id)?)
     }
 
+    /// It was said that an agent is to be asked.
+    pub(crate) const fn is_said(&self) -> bool {
+        self.agent.is_some()
+    }
+
     /// The agent of the pod's node.
     pub(crate) fn find<'c>(
         &self,

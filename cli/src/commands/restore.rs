@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use cryostore_engine::{CheckpointReader, Filter};
 use cryostore_operator::Cluster;
+use cryostore_operator::agent::client::{self, Remote};
 use cryostore_operator::restore::containerd::Settings;
 use cryostore_operator::restore::plan::{Driver, Observed, Wish, plan};
 use cryostore_operator::restore::pod_again::RestartPolicy;
@@ -15,6 +16,7 @@ use cryostore_operator::restore::{Source, local, look};
 
 use self::act::Act;
 use self::report::Report;
+use super::agent_args::AgentArgs;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::storages::Search;
@@ -61,7 +63,12 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "DRIVER")]
     driver: Option<DriverArg>,
     /// Whether the container is started again when it ends; it begins at the checkpoint each time
-    #[arg(long, value_name = "POLICY", default_value = "Never", ignore_case = true)]
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value = "Never",
+        ignore_case = true
+    )]
     restart_policy: PolicyArg,
     /// Where to write: PATH, docker:CONTAINER, oci:DIR, docker://HOST[:PORT]/NAME[:TAG], or containerd:NAME of this machine
     #[arg(long, value_name = "PLACE")]
@@ -102,6 +109,8 @@ pub(crate) struct RestoreArgs {
     /// Where it is unpacked on its way to Podman or CRIU
     #[arg(long, value_name = "DIR", default_value = SPOOL)]
     spool: PathBuf,
+    #[command(flatten)]
+    agent: AgentArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -190,14 +199,35 @@ pub(crate) fn run(args: &RestoreArgs, context: &Context) -> Result<(), Failure> 
         _ => None,
     };
     if let Some(cluster) = &cluster {
-        observed.cluster = Some(look(cluster, &source, &wish, &observed.here, monitor)?);
+        let mut seen = look(cluster, &source, &wish, &observed.here, monitor)?;
+        // Of another machine, its agent knows what counts.
+        let wanted = wish.node.as_deref().unwrap_or(&record.identity.node);
+        let there = seen.nodes.iter_mut().find(|node| node.place.name == wanted);
+        if let Some(node) = there.filter(|node| !node.is_here || args.agent.is_said()) {
+            match Remote::find(cluster, wanted, &args.agent.way(), monitor)
+                .and_then(|agent| agent.facts(monitor))
+            {
+                Ok(facts) => {
+                    node.place = client::place(&facts);
+                    node.is_here = false;
+                }
+                Err(e) => context
+                    .screen
+                    .warn(&format!("less is known of node {wanted}: {e}")),
+            }
+        }
+        observed.cluster = Some(seen);
     }
     let plan = plan(&source, &wish, &observed)?;
     if args.dry_run {
         // The whole of it is the answer, also where it says no.
-        return context.output.show(&Report::of_plan(&source, &plan, found.id_len));
+        return context
+            .output
+            .show(&Report::of_plan(&source, &plan, found.id_len));
     }
-    context.screen.report(&Report::of_plan(&source, &plan, found.id_len).to_string());
+    context
+        .screen
+        .report(&Report::of_plan(&source, &plan, found.id_len).to_string());
     plan.check(args.force)?;
     let done = act::act(&Act {
         args,
@@ -208,5 +238,7 @@ pub(crate) fn run(args: &RestoreArgs, context: &Context) -> Result<(), Failure> 
         cluster: cluster.as_ref(),
     })?;
     context.screen.clear();
-    context.output.show(&Report::of_done(&source, &plan, done, found.id_len))
+    context
+        .output
+        .show(&Report::of_done(&source, &plan, done, found.id_len))
 }

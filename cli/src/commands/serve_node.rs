@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use clap::Args;
 use cryostore_engine::{Error, Kind, Monitor, Repository};
+use cryostore_operator::agent::containerd::Containerd;
+use cryostore_operator::agent::images::Images;
 use cryostore_operator::agent::{
-    Agent, Audit, Gate, Ledger, NAMESPACE, Options, Stores, TlsFiles, Watching, serve,
+    Agent, Audit, Gate, Ledger, NAMESPACE, Options, Stores, TlsFiles, Used, Watching, serve,
 };
+use cryostore_operator::restore::containerd::Settings;
 use cryostore_operator::{Cluster, KubeletTls, archive, here};
 use serde::Serialize;
 
@@ -69,12 +72,25 @@ pub(crate) struct ServeNodeArgs {
     /// With --watch: remove archives that are stored also if others asked for them; a file .keep or ARCHIVE.keep marks those that are to stay
     #[arg(long, requires = "watch")]
     adopt: bool,
-    /// Where the agent remembers which archives are stored
+    /// Where the agent remembers which archives are stored, and which images it made
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cryostore")]
     state: PathBuf,
     /// Outside of Kubernetes: whoever has the token in this file may do all that needs no cluster
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Where containerd listens, whose images restores are made of; where nothing does, there are no restores here
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        default_value = "/run/containerd/containerd.sock"
+    )]
+    containerd: PathBuf,
+    /// containerd's snapshotter
+    #[arg(long, value_name = "NAME", default_value = "overlayfs")]
+    snapshotter: String,
+    /// Port on the loopback address where containerd gets base images that it cannot fetch by itself
+    #[arg(long, value_name = "PORT", default_value_t = 10351)]
+    registry_port: u16,
     /// File to which each call is appended, a JSON document a line [default: standard error]
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
@@ -154,6 +170,11 @@ pub(crate) fn run(args: ServeNodeArgs, context: &Context) -> Result<(), Failure>
         }),
         false => None,
     };
+    let settings = Settings {
+        socket: args.containerd,
+        snapshotter: args.snapshotter,
+    };
+    let containerd = Containerd::start(settings, args.registry_port, Arc::clone(&context.env))?;
     let agent = Agent {
         options,
         gate,
@@ -161,7 +182,8 @@ pub(crate) fn run(args: ServeNodeArgs, context: &Context) -> Result<(), Failure>
             context: context.clone(),
             name: name.clone(),
         }),
-        images: None,
+        images: containerd.map(|images| Box::new(images) as Box<dyn Images>),
+        used: Used::open(&args.state),
         watching,
         audit: Audit::open(args.audit_log.as_deref())?,
         env: Arc::clone(&context.env),

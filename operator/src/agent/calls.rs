@@ -42,6 +42,8 @@ pub struct Facts {
     pub gate_source: String,
     /// Whether the container runtime restores checkpoints.
     pub restore: RestoreSwitch,
+    /// Bytes that are free where containerd keeps images, if that can be seen.
+    pub images_free_bytes: Option<u64>,
     /// Where the kubelet leaves archives.
     pub checkpoints: Checkpoints,
     /// Storages that the agent has keys for, without secrets. The first one is meant where none is said.
@@ -166,8 +168,6 @@ pub struct PrepareCall {
     pub namespace: String,
     /// The new pod's name.
     pub pod: String,
-    /// What else the runtime's side is to know; this side does not look at it.
-    pub options: serde_json::Value,
 }
 
 /// An image that a pod of this node can name.
@@ -180,8 +180,8 @@ pub struct PreparedImage {
     pub digest: String,
     /// Bytes that it takes in the runtime's store.
     pub bytes: u64,
-    /// What was strange.
-    pub warnings: Vec<String>,
+    /// What was taken out of the archive's descriptions.
+    pub stripped: Vec<String>,
 }
 
 /// An image that is no longer needed.

@@ -17,11 +17,12 @@ use super::calls::{
     Stored,
 };
 use super::forward::Forward;
+use super::node::State;
 use super::{publish, tls};
-use crate::Cluster;
 use crate::checkpoint::{Step, Watch};
 use crate::cluster::{authorities, authority, stopped};
 use crate::http::{Answer, Failed, Link, Place, Trust, certificates};
+use crate::{Cluster, restore};
 
 /// An agent sends something each 10 s while it is at work.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -277,6 +278,29 @@ fn own_trust(who: &str, pem: &str) -> Result<Trust> {
         )
         .hint("look who writes into the ConfigMap cryostore-agents")
     })
+}
+
+/// What a restore has to know of the node, as its agent says it.
+#[must_use]
+pub fn place(facts: &Facts) -> restore::preflight::Place {
+    restore::preflight::Place {
+        name: facts.node.clone(),
+        host: facts.host.clone(),
+        criu: facts.criu.clone(),
+        // An agent that sees no CRIU does not see its plugins either.
+        plugins: facts.criu.is_some().then(|| {
+            let names = facts.criu_plugins.iter();
+            names
+                .map(|name| name.trim_end_matches(".so").to_owned())
+                .collect()
+        }),
+        free_bytes: facts.images_free_bytes,
+        restores: match facts.restore.state {
+            State::On => Some(true),
+            State::Off => Some(false),
+            State::Unknown => None,
+        },
+    }
 }
 
 /// Hands an event on; the last one is given back.

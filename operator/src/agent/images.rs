@@ -21,6 +21,11 @@ pub trait Images: Debug + Send + Sync {
         monitor: &dyn Monitor,
     ) -> Result<PreparedImage>;
 
+    /// Whether the runtime itself says that it restores checkpoints; none: it does not say.
+    fn restores(&self, _monitor: &dyn Monitor) -> Result<Option<bool>> {
+        Ok(None)
+    }
+
     /// Removes an image that [`Self::prepare`] made, and no other. An image that is not there is no error.
     fn clean_up(&self, call: &CleanUpCall, monitor: &dyn Monitor) -> Result<CleanedUp>;
 }

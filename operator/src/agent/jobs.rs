@@ -24,6 +24,7 @@ use super::{Agent, Watcher, node};
 use crate::capture::{self, Host};
 use crate::checkpoint::{self, Step, Taken, Watch};
 use crate::pod::{Choice, check_name};
+use crate::restore::plan::image_name;
 use crate::{Cluster, here};
 
 /// ms between two reports of progress: as often as a screen is drawn.
@@ -321,16 +322,24 @@ impl Job<'_> {
             None => (Host::of_this_machine(), no_cluster()),
         };
         let config = node::configuration(&host.runtime, &options.root);
+        let mut restore = node::restore_switch(&host.runtime, config.as_deref());
+        // What the runtime says of itself counts more than what is concluded.
+        let images = self.agent.images.as_deref();
+        if let Some(Ok(Some(says))) = images.map(|images| images.restores(self.out)) {
+            restore.state = if says { State::On } else { State::Off };
+            "the runtime says so itself".clone_into(&mut restore.source);
+        }
         Ok(json(&Facts {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             node: options.node.clone(),
             boot_id: here::boot_id()?,
             gate,
             gate_source,
-            restore: node::restore_switch(&host.runtime, config.as_deref()),
+            restore,
             host,
             criu: node::criu_version(),
             criu_plugins: node::criu_plugins(&options.root),
+            images_free_bytes: node::free_bytes(&options.root.join(node::CONTAINERD_ROOT)),
             checkpoints: node::checkpoints(&options.folder),
             storages: self.agent.stores.names(),
             watches: self.agent.watching.is_some(),
@@ -437,6 +446,11 @@ impl Job<'_> {
             name,
         })?;
         let images = self.images()?;
+        let image = image_name(&call.namespace, &call.pod, &snapshot.id.to_string());
+        let now = self.agent.env.now().as_second();
+        self.agent
+            .used
+            .add(&image, &call.namespace, &call.pod, now)?;
         let prepared = images.prepare(&repo, &snapshot, &call, self.out)?;
         line.bytes = Some(prepared.bytes);
         Ok(json(&prepared))
@@ -454,7 +468,9 @@ impl Job<'_> {
             namespace: &call.namespace,
             name: &call.pod,
         })?;
-        Ok(json(&self.images()?.clean_up(&call, self.out)?))
+        let done = self.images()?.clean_up(&call, self.out)?;
+        self.agent.used.forget(&call.image)?;
+        Ok(json(&done))
     }
 
     fn images(&self) -> Result<&dyn super::images::Images> {

@@ -10,6 +10,7 @@ mod body;
 mod caller;
 pub mod calls;
 pub mod client;
+pub mod containerd;
 mod forward;
 pub mod images;
 mod jobs;
@@ -21,6 +22,7 @@ mod server;
 mod subject;
 pub mod survey;
 mod tls;
+mod used;
 mod watch;
 
 use std::net::SocketAddr;
@@ -35,6 +37,7 @@ pub use ledger::Ledger;
 pub use publish::{CONFIG_MAP, NAMESPACE};
 pub use server::serve;
 pub use tls::{NAME, TlsFiles};
+pub use used::Used;
 pub use watch::Watching;
 
 use crate::kubelet::KubeletTls;
@@ -81,6 +84,8 @@ pub struct Agent {
     pub stores: Box<dyn Stores>,
     /// The container runtime's store of images, if there is one.
     pub images: Option<Box<dyn images::Images>>,
+    /// Which images it made for which pods.
+    pub used: Used,
     /// It stores archives that others asked for, too, if this is there.
     pub watching: Option<Watching>,
     /// What is written down of each call.

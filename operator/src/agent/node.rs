@@ -17,6 +17,8 @@ const PLUGINS: [&str; 4] = [
     "usr/local/lib/criu",
     "usr/lib/x86_64-linux-gnu/criu",
 ];
+/// Where containerd keeps images and what it unpacks of them.
+pub(crate) const CONTAINERD_ROOT: &str = "var/lib/containerd";
 /// 1 MiB: a configuration that is larger is none.
 const CONFIG_LEN: u64 = 1 << 20;
 
@@ -286,9 +288,14 @@ pub fn checkpoints(path: &Path) -> Checkpoints {
             out.bytes += meta.len();
         }
     }
-    let stat = rustix::fs::statvfs(path).ok();
-    out.free_bytes = stat.and_then(|stat| stat.f_bavail.checked_mul(stat.f_frsize));
+    out.free_bytes = free_bytes(path);
     out
+}
+
+/// Bytes that a file system has for us.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    stat.f_bavail.checked_mul(stat.f_frsize)
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use super::caller::Shown;
 use super::calls::{self, Report};
 use super::jobs::{self, Call, Head, Out};
 use super::tls::Identity;
-use super::{Agent, Watcher, publish, watch};
+use super::{Agent, Watcher, publish, used, watch};
 
 /// Handshakes and heads take milliseconds; 10 s is a slow network.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -92,6 +92,12 @@ pub fn serve(agent: Arc<Agent>, monitor: Watcher, ready: impl FnOnce(&Ready)) ->
         certificate: identity.own.clone(),
     });
     let watching = start_watch(&agent, &monitor)?;
+    let sweeping = {
+        let (agent, monitor) = (Arc::clone(&agent), Arc::clone(&monitor));
+        let thread = std::thread::Builder::new().name("sweep".to_owned());
+        let started = thread.spawn(move || used::sweep(&agent, &monitor));
+        started.map_err(|e| Error::io("threads", e))?
+    };
     let server = Arc::new(Server {
         agent,
         monitor: Arc::clone(&monitor),
@@ -102,10 +108,10 @@ pub fn serve(agent: Arc<Agent>, monitor: Watcher, ready: impl FnOnce(&Ready)) ->
     });
     runtime.block_on(server.accept(&listener));
     drop(runtime);
-    if let Some(thread) = watching
-        && thread.join().is_err()
-    {
-        return Err(Error::new(Kind::Internal, "the watch of archives panicked"));
+    for thread in watching.into_iter().chain([sweeping]) {
+        if thread.join().is_err() {
+            return Err(Error::new(Kind::Internal, "a thread of the agent panicked"));
+        }
     }
     Ok(())
 }

@@ -225,7 +225,10 @@ impl Watch<'_> {
         let entry = self.watching.ledger.entry(name).unwrap_or(entry);
         if entry.stored != Some(state) {
             let names = self.agent.stores.names();
-            let repo = self.agent.stores.open(names.first().map_or("", String::as_str))?;
+            let repo = self
+                .agent
+                .stores
+                .open(names.first().map_or("", String::as_str))?;
             let snapshot = match self.store(&repo, &archive, &settled, &entry) {
                 Ok(snapshot) => snapshot,
                 // Of this archive or of the store, that cannot be told: the others are not held up by it, and it is not given up.

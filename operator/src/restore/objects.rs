@@ -25,7 +25,12 @@ pub fn look(
     let namespace = namespace(source, wish)?;
     let mut view = ClusterView {
         nodes: nodes(cluster, here, monitor)?,
-        has_namespace: there(cluster, &format!("/api/v1/namespaces/{namespace}"), ("namespaces", "get"), monitor)?,
+        has_namespace: there(
+            cluster,
+            &format!("/api/v1/namespaces/{namespace}"),
+            ("namespaces", "get"),
+            monitor,
+        )?,
         ..ClusterView::default()
     };
     for name in names(source, wish)? {
@@ -49,7 +54,14 @@ pub fn look(
             is_for_one_node,
         });
     }
-    for name in names_in(&pod, &["configMapRef/name", "configMapKeyRef/name", "configMap/name"]) {
+    for name in names_in(
+        &pod,
+        &[
+            "configMapRef/name",
+            "configMapKeyRef/name",
+            "configMap/name",
+        ],
+    ) {
         check_name("ConfigMap", &name)?;
         let path = format!("/api/v1/namespaces/{namespace}/configmaps/{name}");
         if there(cluster, &path, ("configmaps", "get"), monitor)? == Some(false) {
@@ -161,7 +173,10 @@ fn machine(architecture: &str) -> String {
 impl Cluster {
     /// Makes a pod; gives its UID.
     pub fn create_pod(&self, pod: &Value, monitor: &dyn Monitor) -> Result<String> {
-        let (namespace, name) = (text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
+        let (namespace, name) = (
+            text(pod, "/metadata/namespace"),
+            text(pod, "/metadata/name"),
+        );
         check_name("namespace", namespace)?;
         check_name("pod", name)?;
         let what = format!("making pod {namespace}/{name}");

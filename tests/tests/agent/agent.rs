@@ -97,6 +97,8 @@ impl Agent {
             &c.ca,
             "--checkpoints-dir",
             folder.to_str().unwrap(),
+            "--containerd",
+            "/does/not/exist",
             "--audit-log",
             audit.to_str().unwrap(),
         ];

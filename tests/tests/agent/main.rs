@@ -9,9 +9,11 @@
 )]
 
 mod agent;
+mod alone;
 #[path = "../kubernetes/cluster.rs"]
 #[allow(dead_code, reason = "the helpers of two test programs")]
 mod cluster;
+mod deploy;
 
 use agent::{Agent, agent_rules, curl, token, user_rules};
 use cluster::Cluster;
@@ -716,4 +718,72 @@ fn what_a_store_that_is_away_could_not_take_is_stored_and_removed_when_it_is_bac
         c.archives().is_empty() && c.snapshots().len() == 1
     });
     assert_eq!(c.snapshots()[0].labels, ["kept"]);
+}
+
+#[test]
+fn memory_of_a_pod_is_given_only_to_who_may_restore_it_and_make_pods_where_it_goes() {
+    let Some(c) = Cluster::start() else { return };
+    c.pod("web", &["app"], "");
+    let agent = Agent::start(&c);
+    agent.checkpoint(&c, &["web"], 0);
+    let known = c.snapshots()[0].id.to_string();
+    // One that was imported from a file: the archive says that it is of a pod of the caller's, which is no evidence.
+    let tar = archive(&c, ONE, "web", 1);
+    std::fs::write(c.path("a.tar"), tar).unwrap();
+    c.cryostore(&["import", c.path("a.tar").to_str().unwrap()], 0);
+    let unknown = c.snapshots()[0].id.to_string();
+    assert_eq!(c.snapshots()[0].identity.pod, "web");
+
+    let all = agent::rules(
+        &c,
+        "agent-users.yaml",
+        "ClusterRole",
+        "cryostore-agent-restore",
+    );
+    let ask = |who: &std::path::Path, snapshot: &str| {
+        let header = format!("Authorization: Bearer {}", token(who));
+        let call = json!({"snapshot": snapshot, "namespace": c.namespace, "pod": "web-again"});
+        curl(
+            &c,
+            &agent,
+            "/v1/prepare-restore",
+            &["-H", &header, "-d", &call.to_string()],
+        )
+    };
+    for (n, rule) in all.iter().enumerate() {
+        let mut less = all.clone();
+        less.remove(n);
+        let who = c.account(&format!("less-{n}"), &json!(less));
+        let (status, said) = ask(&who, &known);
+        assert_eq!(status, 403, "{said}");
+        let resource = rule["resources"][0].as_str().unwrap();
+        assert!(
+            said.replace('\\', "")
+                .contains(&format!(r#"resources: ["{resource}"]"#)),
+            "{said}"
+        );
+    }
+    // All rights, in this namespace alone.
+    let here = c.account("here", &json!([]));
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "restore", "namespace": c.namespace}, "rules": all});
+    c.kubectl(&["create", "-f", "-"], &role.to_string());
+    let account = format!("{}:here", c.namespace);
+    c.kubectl(
+        &[
+            "create",
+            "rolebinding",
+            "restore",
+            "-n",
+            &c.namespace,
+            "--role=restore",
+            "--serviceaccount",
+            &account,
+        ],
+        "",
+    );
+    let (status, said) = ask(&here, &known);
+    assert_eq!(status, 501, "there is no container runtime here: {said}");
+    let (status, said) = ask(&here, &unknown);
+    assert_eq!(status, 403, "{said}");
+    assert!(said.contains("in all namespaces"), "{said}");
 }

@@ -6,13 +6,18 @@ use std::time::Duration;
 
 use cryostore_engine::{Error, Kind, Repository};
 use cryostore_operator::Cluster;
+use cryostore_operator::agent::calls::{CleanUpCall, PrepareCall};
+use cryostore_operator::agent::client::Remote;
 use cryostore_operator::restore::layer::Changes;
 use cryostore_operator::restore::plan::{Driver, Plan};
 use cryostore_operator::restore::registry::Registry;
 use cryostore_operator::restore::{Source, containerd, criu, oci, place, podman, push, wait};
 
+use serde_json::Value;
+
 use super::RestoreArgs;
 use super::report::Done;
+use crate::config::known::written_name;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::text::size;
@@ -64,9 +69,17 @@ fn directory(act: &Act<'_>, to: &str) -> Result<Done, Failure> {
     for skipped in &stats.skipped {
         act.context.screen.warn(&format!("not unpacked: {skipped}"));
     }
-    let mut text = format!("{} files, {} to {}", stats.files, size(stats.bytes), dir.display());
+    let mut text = format!(
+        "{} files, {} to {}",
+        stats.files,
+        size(stats.bytes),
+        dir.display()
+    );
     if let Some(id) = docker {
-        text.push_str(&format!("; go on with: docker start --checkpoint {} {id}", checkpoint_name(act)));
+        text.push_str(&format!(
+            "; go on with: docker start --checkpoint {} {id}",
+            checkpoint_name(act)
+        ));
     }
     Ok(Done {
         text,
@@ -128,7 +141,13 @@ fn push(act: &Act<'_>, to: &str) -> Result<Done, Failure> {
     let login = push::Login::find(&login_files(), &target.host);
     let written = push::push(act.repo, act.source, &target, &login, act.context.monitor())?;
     Ok(Done {
-        text: format!("an image of {} to {}/{}:{}", size(written.bytes), target.host, target.name, target.tag),
+        text: format!(
+            "an image of {} to {}/{}:{}",
+            size(written.bytes),
+            target.host,
+            target.name,
+            target.tag
+        ),
         bytes: Some(written.bytes),
         digest: Some(written.digest),
         stripped: Some(written.stripped),
@@ -138,7 +157,9 @@ fn push(act: &Act<'_>, to: &str) -> Result<Done, Failure> {
 
 /// Where Podman, Skopeo and Docker write logins down, in their order.
 fn login_files() -> Vec<PathBuf> {
-    let of = |variable: &str, rest: &str| std::env::var_os(variable).map(|dir| PathBuf::from(dir).join(rest));
+    let of = |variable: &str, rest: &str| {
+        std::env::var_os(variable).map(|dir| PathBuf::from(dir).join(rest))
+    };
     let files = [
         std::env::var_os("REGISTRY_AUTH_FILE").map(PathBuf::from),
         of("XDG_RUNTIME_DIR", "containers/auth.json"),
@@ -175,12 +196,7 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
     let (image, node) = (of(&plan.image)?, of(&plan.node)?);
     let (namespace, name) = (of(&plan.namespace)?, of(&plan.name)?);
     if !plan.is_here {
-        return Err(Error::new(
-            Kind::Unsupported,
-            format!("node {node} is another machine, and the image has to get into its containerd"),
-        )
-        .hint(format!("run the same command on node {node}, as root"))
-        .into());
+        return through_agent(act, cluster, json, &node);
     }
     let settings = act.args.settings();
     // Until the container runs: its runtime fetches the base image when it creates it.
@@ -198,15 +214,99 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
             return Err(e.into());
         }
     };
-    act.context.screen.note(&format!("pod {namespace}/{name} was made; waiting until {} runs", plan.container));
+    act.context.screen.note(&format!(
+        "pod {namespace}/{name} was made; waiting until {} runs",
+        plan.container
+    ));
     let limit = Duration::from_secs(act.args.timeout);
-    let runs = wait::until_it_runs(cluster, (&namespace, &name, &uid), &plan.container, limit, monitor);
+    let runs = wait::until_it_runs(
+        cluster,
+        (&namespace, &name, &uid),
+        &plan.container,
+        limit,
+        monitor,
+    );
     if let (Ok(()), Some(base)) = (&runs, &made.base) {
         containerd::forget_base(&settings, base, monitor)?;
     }
     runs?;
     Ok(Done {
-        text: format!("pod {namespace}/{name} runs on node {node}, container {} goes on from the checkpoint", plan.container),
+        text: format!(
+            "pod {namespace}/{name} runs on node {node}, container {} goes on from the checkpoint",
+            plan.container
+        ),
+        digest: Some(made.digest),
+        bytes: Some(made.bytes),
+        pod_uid: Some(uid),
+        stripped: Some(made.stripped),
+        ..Done::default()
+    })
+}
+
+/// The image into the containerd of another machine, by its agent, and the pod through the cluster's API.
+fn through_agent(
+    act: &Act<'_>,
+    cluster: &Cluster,
+    json: &Value,
+    node: &str,
+) -> Result<Done, Failure> {
+    let (plan, monitor) = (act.plan, act.context.monitor());
+    let namespace = plan.namespace.clone().unwrap_or_default();
+    let name = plan.name.clone().unwrap_or_default();
+    let agent = Remote::find(cluster, node, &act.args.agent.way(), monitor)?;
+    act.context
+        .screen
+        .note(&format!("the agent of node {node} makes the image"));
+    let made = agent.prepare_restore(
+        &PrepareCall {
+            storage: Some(written_name(act.repo.store().name())),
+            snapshot: plan.snapshot.to_string(),
+            namespace: namespace.clone(),
+            pod: name.clone(),
+        },
+        monitor,
+    )?;
+    if plan.image.as_ref() != Some(&made.image) {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "the agent of node {node} calls the image {}, which the plan does not",
+                made.image
+            ),
+        )
+        .hint("agent and client are to be of the same version")
+        .into());
+    }
+    let uid = match cluster.create_pod(json, monitor) {
+        Ok(uid) => uid,
+        Err(e) => {
+            let call = CleanUpCall {
+                image: made.image,
+                namespace,
+                pod: name,
+            };
+            // Nobody is going to use it; why the pod was not made counts.
+            let _ = agent.clean_up(&call, monitor);
+            return Err(e.into());
+        }
+    };
+    act.context.screen.note(&format!(
+        "pod {namespace}/{name} was made; waiting until {} runs",
+        plan.container
+    ));
+    let limit = Duration::from_secs(act.args.timeout);
+    wait::until_it_runs(
+        cluster,
+        (&namespace, &name, &uid),
+        &plan.container,
+        limit,
+        monitor,
+    )?;
+    Ok(Done {
+        text: format!(
+            "pod {namespace}/{name} runs on node {node}, container {} goes on from the checkpoint",
+            plan.container
+        ),
         digest: Some(made.digest),
         bytes: Some(made.bytes),
         pod_uid: Some(uid),
@@ -221,7 +321,13 @@ fn podman(act: &Act<'_>) -> Result<Done, Failure> {
         publish: act.args.publish.clone(),
         tcp_established: act.args.tcp_established,
     };
-    let id = podman::restore(act.repo, act.source, &options, &act.args.spool, act.context.monitor())?;
+    let id = podman::restore(
+        act.repo,
+        act.source,
+        &options,
+        &act.args.spool,
+        act.context.monitor(),
+    )?;
     Ok(Done {
         text: format!("podman restored container {}", id.get(..12).unwrap_or(&id)),
         container_id: Some(id),
@@ -245,7 +351,10 @@ fn criu(act: &Act<'_>) -> Result<Done, Failure> {
         }),
         Err(e) => {
             // Its log is the evidence; the memory beside it goes.
-            let log = act.args.spool.join(format!("cryostore-{}.restore.log", tag(act)));
+            let log = act
+                .args
+                .spool
+                .join(format!("cryostore-{}.restore.log", tag(act)));
             let kept = std::fs::rename(dir.join("restore.log"), &log).is_ok();
             let hint = e.advice().unwrap_or_default().replace(
                 &dir.join("restore.log").display().to_string(),
@@ -279,5 +388,9 @@ pub(super) fn sure(act: &Act<'_>, place: &str) -> Result<(), Failure> {
         .lock()
         .read_line(&mut line)
         .map_err(|e| Error::io("standard input", e))?;
-    if line.trim() == "yes" { Ok(()) } else { Err(refused().into()) }
+    if line.trim() == "yes" {
+        Ok(())
+    } else {
+        Err(refused().into())
+    }
 }

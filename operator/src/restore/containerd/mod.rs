@@ -20,8 +20,8 @@ use cryostore_engine::{Error, Kind, Monitor, Repository, Result};
 use self::api::{Client, Descriptor, label};
 pub use self::base::NodeContent;
 use super::layer::{Changes, write_layer};
-use super::registry::Registry;
 use super::oci::{Image, LAYER_TYPE, MANIFEST_TYPE};
+use super::registry::Registry;
 use super::source::Source;
 use crate::pod::text;
 
@@ -92,7 +92,9 @@ pub fn prepare(
         registry.admit(&blobs);
     }
     client.use_lease(Some(lease.clone()));
-    let made = import(&client, repo, source, &changes, settings, name, &nonce, monitor);
+    let made = import(
+        &client, repo, source, &changes, settings, name, &nonce, monitor,
+    );
     // The image keeps it all now; of what failed, nothing is to stay.
     let ended = client.delete_lease(&lease);
     let prepared = made?;
@@ -182,7 +184,10 @@ fn seen(client: &Client<'_>, name: &str, monitor: &dyn Monitor) -> Result<()> {
         if begun.elapsed() > PATIENCE || monitor.stop() {
             return Err(Error::new(
                 Kind::Unavailable,
-                format!("containerd has the image {name}, and its CRI does not show it after {} s", begun.elapsed().as_secs()),
+                format!(
+                    "containerd has the image {name}, and its CRI does not show it after {} s",
+                    begun.elapsed().as_secs()
+                ),
             )
             .hint("look into containerd's log; `ctr -n k8s.io images ls` shows what it has"));
         }
@@ -217,9 +222,18 @@ pub fn forget_base(settings: &Settings, base: &str, monitor: &dyn Monitor) -> Re
 /// Whether the CRI of this containerd says that it restores containers; none: it does not say.
 pub fn restores(settings: &Settings, monitor: &dyn Monitor) -> Result<Option<bool>> {
     let config = Client::connect(&settings.socket, monitor)?.cri_config()?;
-    let said = |key: &str| config.as_ref().and_then(|config| config.get(key)?.as_bool());
-    Ok(match (said("enableExperimentalRestoreViaCreate"), said("enableCriu")) {
-        (_, Some(false)) => Some(false),
-        (switch, _) => switch,
-    })
+    let said = |key: &str| {
+        config
+            .as_ref()
+            .and_then(|config| config.get(key)?.as_bool())
+    };
+    Ok(
+        match (
+            said("enableExperimentalRestoreViaCreate"),
+            said("enableCriu"),
+        ) {
+            (_, Some(false)) => Some(false),
+            (switch, _) => switch,
+        },
+    )
 }

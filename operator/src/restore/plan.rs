@@ -328,7 +328,7 @@ fn fits(driver: Driver, source: &Source, wish: &Wish, out: &mut Findings) {
             Level::Refused,
             "driver",
             format!("the driver {} restores no archives of {}", driver.name(), family.name()),
-            format!("leave out --driver, or say --driver {}", Driver::probe(family, wish.to.as_deref()).name()),
+            format!("say --driver {}", Driver::probe(family, None).name()),
         );
     }
     if driver.writes() && wish.to.is_none() {

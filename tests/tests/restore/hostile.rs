@@ -17,7 +17,10 @@ fn hostile() -> Stored {
     Stored::of(
         TarBuilder::new()
             .file("checkpoint/inventory.img", b"x")
-            .file("config.dump", br#"{"id":"abc","name":"work","rootfsImageRef":"app@sha256:00"}"#)
+            .file(
+                "config.dump",
+                br#"{"id":"abc","name":"work","rootfsImageRef":"app@sha256:00"}"#,
+            )
             .file("spec.dump", spec.as_bytes())
             .file("status", b"{}")
             .file("status.dump", status.as_bytes())
@@ -25,7 +28,12 @@ fn hostile() -> Stored {
     )
 }
 
-const DANGEROUS: [&str; 4] = ["cdi.k8s.io/x", "run.oci.hooks.stdout", "org.criu.config", "prestart"];
+const DANGEROUS: [&str; 4] = [
+    "cdi.k8s.io/x",
+    "run.oci.hooks.stdout",
+    "org.criu.config",
+    "prestart",
+];
 
 #[test]
 fn copies_for_a_runtime_go_without_devices_hooks_and_options_of_criu() {
@@ -33,7 +41,12 @@ fn copies_for_a_runtime_go_without_devices_hooks_and_options_of_criu() {
     let report = stored.json(&["latest", "--to", "oci:layout"]);
     assert_eq!(
         report["done"]["stripped"],
-        json!(["cdi.k8s.io/x", "hooks", "org.criu.config", "run.oci.hooks.stdout"])
+        json!([
+            "cdi.k8s.io/x",
+            "hooks",
+            "org.criu.config",
+            "run.oci.hooks.stdout"
+        ])
     );
     let blobs = stored.path("layout/blobs/sha256");
     for entry in fs::read_dir(blobs).unwrap() {
@@ -43,7 +56,10 @@ fn copies_for_a_runtime_go_without_devices_hooks_and_options_of_criu() {
             assert!(!text.contains(word), "{word}");
         }
         if text.contains("status.dump") {
-            assert!(text.contains("io.kubernetes.cri.container-name"), "the rest stays");
+            assert!(
+                text.contains("io.kubernetes.cri.container-name"),
+                "the rest stays"
+            );
         }
     }
 }
@@ -82,5 +98,8 @@ fn a_description_that_is_no_json_is_no_reason_to_fail() {
     );
     assert_eq!(stored.source().dangerous, Vec::<String>::new());
     let report: Value = stored.json(&["latest", "--to", "a.tar"]);
-    assert_eq!(report["done"]["bytes"].as_u64().unwrap(), stored.tar.len() as u64);
+    assert_eq!(
+        report["done"]["bytes"].as_u64().unwrap(),
+        stored.tar.len() as u64
+    );
 }

@@ -19,27 +19,46 @@ fn a_layout_holds_one_layer_that_is_the_archive_and_each_blob_is_what_its_name_s
     let stored = Stored::real("containerd-busybox-1");
     let report = stored.json(&["latest", "--to", "oci:layout"]);
     let layout = stored.path("layout");
-    assert_eq!(fs::read(layout.join("oci-layout")).unwrap(), br#"{"imageLayoutVersion":"1.0.0"}"#);
+    assert_eq!(
+        fs::read(layout.join("oci-layout")).unwrap(),
+        br#"{"imageLayoutVersion":"1.0.0"}"#
+    );
     let index = read(&layout.join("index.json"));
     let entry = &index["manifests"][0];
     assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
     assert_eq!(entry["digest"], report["done"]["digest"]);
-    assert_eq!(entry["annotations"]["org.opencontainers.image.ref.name"], stored.id()[..12]);
+    assert_eq!(
+        entry["annotations"]["org.opencontainers.image.ref.name"],
+        stored.id()[..12]
+    );
     let blob = |of: &Value| {
-        let hex = of["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let hex = of["digest"]
+            .as_str()
+            .unwrap()
+            .strip_prefix("sha256:")
+            .unwrap();
         let bytes = fs::read(layout.join("blobs/sha256").join(hex)).unwrap();
         let named = Blob::of(&bytes);
-        assert_eq!((named.hex(), named.len), (hex, of["size"].as_u64().unwrap()));
+        assert_eq!(
+            (named.hex(), named.len),
+            (hex, of["size"].as_u64().unwrap())
+        );
         bytes
     };
     let manifest: Value = serde_json::from_slice(&blob(entry)).unwrap();
     assert_eq!(manifest["layers"].as_array().unwrap().len(), 1);
     let layer = &manifest["layers"][0];
     assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar");
-    assert!(blob(layer) == stored.tar, "nothing dangerous is in it: the layer is the archive");
+    assert!(
+        blob(layer) == stored.tar,
+        "nothing dangerous is in it: the layer is the archive"
+    );
     let config: Value = serde_json::from_slice(&blob(&manifest["config"])).unwrap();
     assert_eq!(config["rootfs"]["diff_ids"], json!([layer["digest"]]));
-    assert_eq!((&config["os"], &config["architecture"]), (&json!("linux"), &json!("amd64")));
+    assert_eq!(
+        (&config["os"], &config["architecture"]),
+        (&json!("linux"), &json!("amd64"))
+    );
     let files = fs::read_dir(layout.join("blobs/sha256")).unwrap().count();
     assert_eq!(files, 3);
 }
@@ -47,8 +66,16 @@ fn a_layout_holds_one_layer_that_is_the_archive_and_each_blob_is_what_its_name_s
 #[test]
 fn annotations_are_those_of_the_family_whose_runtime_restores_it() {
     for (name, wanted, key) in [
-        ("containerd-busybox-1", "org.criu.checkpoint.", "org.criu.checkpoint.container.name"),
-        ("podman-busybox-1", "io.podman.annotations.checkpoint.", "io.podman.annotations.checkpoint.name"),
+        (
+            "containerd-busybox-1",
+            "org.criu.checkpoint.",
+            "org.criu.checkpoint.container.name",
+        ),
+        (
+            "podman-busybox-1",
+            "io.podman.annotations.checkpoint.",
+            "io.podman.annotations.checkpoint.name",
+        ),
     ] {
         let stored = Stored::real(name);
         stored.json(&["latest", "--to", "oci:layout"]);
@@ -58,7 +85,10 @@ fn annotations_are_those_of_the_family_whose_runtime_restores_it() {
         let manifest = read(&layout.join("blobs/sha256").join(&digest[7..]));
         let annotations = manifest["annotations"].as_object().unwrap();
         assert_eq!(annotations[key], "work", "{name}");
-        let keys: BTreeSet<_> = annotations.keys().filter(|k| !k.starts_with(wanted)).collect();
+        let keys: BTreeSet<_> = annotations
+            .keys()
+            .filter(|k| !k.starts_with(wanted))
+            .collect();
         assert!(keys.is_empty(), "{name}: {keys:?}");
     }
 }
@@ -96,7 +126,11 @@ fn skopeo_reads_it() {
         eprintln!("skipped: there is no skopeo");
         return;
     };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(seen["Digest"], report["done"]["digest"]);
 }

@@ -17,8 +17,8 @@ mod registry;
 use std::path::PathBuf;
 use std::process::Command;
 
-use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::CheckpointReader;
+use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_operator::restore::Source;
 use cryostore_tests::Place;
 use cryostore_tests::archives::real_tar;

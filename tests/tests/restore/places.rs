@@ -13,7 +13,10 @@ fn the_archive_is_given_back_byte_for_byte_and_never_over_something() {
         let stored = Stored::real(name);
         let said = stored.restore(&[&stored.id()[..8], "--to", "a.tar"]);
         assert_eq!(said.code, 0, "{said:?}");
-        assert!(fs::read(stored.path("a.tar")).unwrap() == stored.tar, "{name}");
+        assert!(
+            fs::read(stored.path("a.tar")).unwrap() == stored.tar,
+            "{name}"
+        );
         fs::write(stored.path("mine"), "mine").unwrap();
         symlink("mine", stored.path("link")).unwrap();
         symlink("nothing", stored.path("dangling")).unwrap();
@@ -83,7 +86,10 @@ fn a_dry_run_does_nothing_and_says_all() {
     assert!(said.out.contains("refused"), "{said:?}");
     let said = stored.restore(&["latest", "--driver", "criu"]);
     assert_eq!(said.code, 9, "{said:?}");
-    assert!(said.err.contains("restores no archives of Podman"), "{said:?}");
+    assert!(
+        said.err.contains("restores no archives of Podman"),
+        "{said:?}"
+    );
 }
 
 #[test]

@@ -69,15 +69,23 @@ fn serve(connection: TcpStream, kept: &Mutex<Kept>, manner: &Manner, host: &str)
         let header = |name: &str| {
             head.iter().find_map(|line| {
                 let (key, value) = line.split_once(':')?;
-                key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+                key.eq_ignore_ascii_case(name)
+                    .then(|| value.trim().to_owned())
             })
         };
         let len = header("content-length").map_or(0, |len| len.parse().unwrap());
         let mut body = vec![0; len];
         input.read_exact(&mut body).unwrap();
-        let (status, headers, text) = answer(&head[0], header("authorization"), &body, kept, manner, host);
-        let headers: String = headers.iter().map(|(k, v)| format!("{k}: {v}\r\n")).collect();
-        let answer = format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n{text}", text.len());
+        let (status, headers, text) =
+            answer(&head[0], header("authorization"), &body, kept, manner, host);
+        let headers: String = headers
+            .iter()
+            .map(|(k, v)| format!("{k}: {v}\r\n"))
+            .collect();
+        let answer = format!(
+            "HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n{text}",
+            text.len()
+        );
         if out.write_all(answer.as_bytes()).is_err() {
             return;
         }
@@ -86,16 +94,32 @@ fn serve(connection: TcpStream, kept: &Mutex<Kept>, manner: &Manner, host: &str)
 
 type Answer = (u16, Vec<(&'static str, String)>, String);
 
-fn answer(first: &str, who: Option<String>, body: &[u8], kept: &Mutex<Kept>, manner: &Manner, host: &str) -> Answer {
+fn answer(
+    first: &str,
+    who: Option<String>,
+    body: &[u8],
+    kept: &Mutex<Kept>,
+    manner: &Manner,
+    host: &str,
+) -> Answer {
     let mut words = first.split(' ');
     let (method, url) = (words.next().unwrap(), words.next().unwrap());
     let mut kept = kept.lock().unwrap();
-    kept.requests.push(format!("{method} {url} {}", who.clone().unwrap_or_default()));
+    kept.requests.push(format!(
+        "{method} {url} {}",
+        who.clone().unwrap_or_default()
+    ));
     let bare = |status| (status, Vec::new(), String::new());
     if let Some(user) = &manner.bearer {
         if url.starts_with("/token") {
-            let fits = who.as_deref() == Some(&format!("Basic {user}")) && url.contains("service=stand") && url.contains("scope=repository%3Ateam%2Fweb%3Apull%2Cpush");
-            return if fits { (200, Vec::new(), r#"{"token":"t0k"}"#.to_owned()) } else { bare(401) };
+            let fits = who.as_deref() == Some(&format!("Basic {user}"))
+                && url.contains("service=stand")
+                && url.contains("scope=repository%3Ateam%2Fweb%3Apull%2Cpush");
+            return if fits {
+                (200, Vec::new(), r#"{"token":"t0k"}"#.to_owned())
+            } else {
+                bare(401)
+            };
         }
         if who.as_deref() != Some("Bearer t0k") {
             let challenge = format!(r#"Bearer realm="http://{host}/token",service="stand""#);
@@ -105,7 +129,11 @@ fn answer(first: &str, who: Option<String>, body: &[u8], kept: &Mutex<Kept>, man
     if let Some(user) = &manner.basic
         && who.as_deref() != Some(&format!("Basic {user}"))
     {
-        return (401, vec![("www-authenticate", r#"Basic realm="stand""#.to_owned())], "who?".to_owned());
+        return (
+            401,
+            vec![("www-authenticate", r#"Basic realm="stand""#.to_owned())],
+            "who?".to_owned(),
+        );
     }
     if let Some((refused, status)) = manner.refuses
         && refused == method
@@ -117,20 +145,31 @@ fn answer(first: &str, who: Option<String>, body: &[u8], kept: &Mutex<Kept>, man
         "POST" => {
             let name = format!("u{}", kept.uploads.len());
             kept.uploads.insert(name.clone(), Vec::new());
-            let place = manner.elsewhere.clone().unwrap_or(format!("/upload/{name}?state=x"));
+            let place = manner
+                .elsewhere
+                .clone()
+                .unwrap_or(format!("/upload/{name}?state=x"));
             (202, vec![("location", place)], String::new())
         }
         "PATCH" => {
             let name = path.rsplit('/').next().unwrap();
             kept.parts.push(body.len());
             kept.uploads.get_mut(name).unwrap().extend_from_slice(body);
-            (202, vec![("location", format!("http://{host}{path}?state=y"))], String::new())
+            (
+                202,
+                vec![("location", format!("http://{host}{path}?state=y"))],
+                String::new(),
+            )
         }
         "PUT" if path.starts_with("/upload/") => {
             let name = path.rsplit('/').next().unwrap();
             let mut bytes = kept.uploads.remove(name).unwrap();
             bytes.extend_from_slice(body);
-            let digest = query.split('&').find_map(|pair| pair.strip_prefix("digest=")).unwrap().to_owned();
+            let digest = query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("digest="))
+                .unwrap()
+                .to_owned();
             if cryostore_operator::restore::digest::Blob::of(&bytes).digest != digest {
                 return bare(400);
             }

@@ -1,20 +1,22 @@
 //! `cryostore restore`
 
 mod act;
+mod judge;
 mod report;
+mod through_agent;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use cryostore_engine::{CheckpointReader, Filter};
 use cryostore_operator::Cluster;
-use cryostore_operator::agent::client::{self, Remote};
 use cryostore_operator::restore::containerd::Settings;
 use cryostore_operator::restore::plan::{Driver, Observed, Wish, plan};
 use cryostore_operator::restore::pod_again::RestartPolicy;
-use cryostore_operator::restore::{Source, local, look};
+use cryostore_operator::restore::{Source, containerd, local, look};
 
 use self::act::Act;
+pub(super) use self::judge::{Judgement, judge};
 use self::report::Report;
 use super::agent_args::AgentArgs;
 use crate::context::Context;
@@ -199,23 +201,10 @@ pub(crate) fn run(args: &RestoreArgs, context: &Context) -> Result<(), Failure> 
         _ => None,
     };
     if let Some(cluster) = &cluster {
+        // Where containerd is not here, or does not say, its version decides.
+        observed.here.restores = containerd::restores(&args.settings(), monitor).unwrap_or(None);
         let mut seen = look(cluster, &source, &wish, &observed.here, monitor)?;
-        // Of another machine, its agent knows what counts.
-        let wanted = wish.node.as_deref().unwrap_or(&record.identity.node);
-        let there = seen.nodes.iter_mut().find(|node| node.place.name == wanted);
-        if let Some(node) = there.filter(|node| !node.is_here || args.agent.is_said()) {
-            match Remote::find(cluster, wanted, &args.agent.way(), monitor)
-                .and_then(|agent| agent.facts(monitor))
-            {
-                Ok(facts) => {
-                    node.place = client::place(&facts);
-                    node.is_here = false;
-                }
-                Err(e) => context
-                    .screen
-                    .warn(&format!("less is known of node {wanted}: {e}")),
-            }
-        }
+        through_agent::learn(cluster, (args, &wish, &source), &mut seen, context);
         observed.cluster = Some(seen);
     }
     let plan = plan(&source, &wish, &observed)?;

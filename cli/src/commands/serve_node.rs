@@ -9,7 +9,7 @@ use cryostore_engine::{Error, Kind, Monitor, Repository};
 use cryostore_operator::agent::containerd::Containerd;
 use cryostore_operator::agent::images::Images;
 use cryostore_operator::agent::{
-    Agent, Audit, Gate, Ledger, NAMESPACE, Options, Stores, TlsFiles, Used, Watching, serve,
+    Agent, Audit, Gate, Ledger, NAMESPACE, Options, Stores, TlsFiles, Watching, serve,
 };
 use cryostore_operator::restore::containerd::Settings;
 use cryostore_operator::{Cluster, KubeletTls, archive, here};
@@ -72,7 +72,7 @@ pub(crate) struct ServeNodeArgs {
     /// With --watch: remove archives that are stored also if others asked for them; a file .keep or ARCHIVE.keep marks those that are to stay
     #[arg(long, requires = "watch")]
     adopt: bool,
-    /// Where the agent remembers which archives are stored, and which images it made
+    /// Where the agent remembers which archives are stored
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cryostore")]
     state: PathBuf,
     /// Outside of Kubernetes: whoever has the token in this file may do all that needs no cluster
@@ -183,7 +183,6 @@ pub(crate) fn run(args: ServeNodeArgs, context: &Context) -> Result<(), Failure>
             name: name.clone(),
         }),
         images: containerd.map(|images| Box::new(images) as Box<dyn Images>),
-        used: Used::open(&args.state),
         watching,
         audit: Audit::open(args.audit_log.as_deref())?,
         env: Arc::clone(&context.env),

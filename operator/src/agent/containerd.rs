@@ -13,8 +13,7 @@ use cryostore_engine::{CheckpointReader, Env, Error, Kind, Monitor, Repository, 
 use super::calls::{CleanUpCall, CleanedUp, PrepareCall, PreparedImage};
 use super::images::Images;
 use crate::restore::Source;
-use crate::restore::containerd::{self, NodeContent, Settings};
-use crate::restore::plan::image_name;
+use crate::restore::containerd::{self, Made, NodeContent, Settings, image_name};
 use crate::restore::registry::Registry;
 
 /// containerd, and a registry on the loopback address that gives it base images which it could not fetch.
@@ -68,6 +67,10 @@ impl Images for Containerd {
             bytes: made.bytes,
             stripped: made.stripped,
         })
+    }
+
+    fn made(&self, monitor: &dyn Monitor) -> Result<Vec<Made>> {
+        containerd::made(&self.settings, monitor)
     }
 
     fn restores(&self, monitor: &dyn Monitor) -> Result<Option<bool>> {

@@ -7,6 +7,8 @@ use std::fmt::Debug;
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::{Monitor, Repository, Result};
 
+use crate::restore::containerd::Made;
+
 use super::calls::{CleanUpCall, CleanedUp, PrepareCall, PreparedImage};
 
 /// A runtime's store of images.
@@ -24,6 +26,11 @@ pub trait Images: Debug + Send + Sync {
     /// Whether the runtime itself says that it restores checkpoints; none: it does not say.
     fn restores(&self, _monitor: &dyn Monitor) -> Result<Option<bool>> {
         Ok(None)
+    }
+
+    /// The images that were made, and for which pods.
+    fn made(&self, _monitor: &dyn Monitor) -> Result<Vec<Made>> {
+        Ok(Vec::new())
     }
 
     /// Removes an image that [`Self::prepare`] made, and no other. An image that is not there is no error.

@@ -24,7 +24,6 @@ use super::{Agent, Watcher, node};
 use crate::capture::{self, Host};
 use crate::checkpoint::{self, Step, Taken, Watch};
 use crate::pod::{Choice, check_name};
-use crate::restore::plan::image_name;
 use crate::{Cluster, here};
 
 /// ms between two reports of progress: as often as a screen is drawn.
@@ -446,11 +445,6 @@ impl Job<'_> {
             name,
         })?;
         let images = self.images()?;
-        let image = image_name(&call.namespace, &call.pod, &snapshot.id.to_string());
-        let now = self.agent.env.now().as_second();
-        self.agent
-            .used
-            .add(&image, &call.namespace, &call.pod, now)?;
         let prepared = images.prepare(&repo, &snapshot, &call, self.out)?;
         line.bytes = Some(prepared.bytes);
         Ok(json(&prepared))
@@ -468,9 +462,7 @@ impl Job<'_> {
             namespace: &call.namespace,
             name: &call.pod,
         })?;
-        let done = self.images()?.clean_up(&call, self.out)?;
-        self.agent.used.forget(&call.image)?;
-        Ok(json(&done))
+        Ok(json(&self.images()?.clean_up(&call, self.out)?))
     }
 
     fn images(&self) -> Result<&dyn super::images::Images> {

@@ -21,8 +21,8 @@ pub mod remote;
 mod server;
 mod subject;
 pub mod survey;
+mod sweep;
 mod tls;
-mod used;
 mod watch;
 
 use std::net::SocketAddr;
@@ -37,7 +37,6 @@ pub use ledger::Ledger;
 pub use publish::{CONFIG_MAP, NAMESPACE};
 pub use server::serve;
 pub use tls::{NAME, TlsFiles};
-pub use used::Used;
 pub use watch::Watching;
 
 use crate::kubelet::KubeletTls;
@@ -84,8 +83,6 @@ pub struct Agent {
     pub stores: Box<dyn Stores>,
     /// The container runtime's store of images, if there is one.
     pub images: Option<Box<dyn images::Images>>,
-    /// Which images it made for which pods.
-    pub used: Used,
     /// It stores archives that others asked for, too, if this is there.
     pub watching: Option<Watching>,
     /// What is written down of each call.

@@ -30,7 +30,7 @@ use super::caller::Shown;
 use super::calls::{self, Report};
 use super::jobs::{self, Call, Head, Out};
 use super::tls::Identity;
-use super::{Agent, Watcher, publish, used, watch};
+use super::{Agent, Watcher, publish, sweep, watch};
 
 /// Handshakes and heads take milliseconds; 10 s is a slow network.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -95,7 +95,7 @@ pub fn serve(agent: Arc<Agent>, monitor: Watcher, ready: impl FnOnce(&Ready)) ->
     let sweeping = {
         let (agent, monitor) = (Arc::clone(&agent), Arc::clone(&monitor));
         let thread = std::thread::Builder::new().name("sweep".to_owned());
-        let started = thread.spawn(move || used::sweep(&agent, &monitor));
+        let started = thread.spawn(move || sweep::run(&agent, &monitor));
         started.map_err(|e| Error::io("threads", e))?
     };
     let server = Arc::new(Server {

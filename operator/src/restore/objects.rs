@@ -34,8 +34,7 @@ pub fn look(
         ..ClusterView::default()
     };
     for name in names(source, wish)? {
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-        match there(cluster, &path, ("pods", "get"), monitor)? {
+        match cluster.has_pod(namespace, &name, monitor)? {
             Some(true) => {
                 view.taken.insert(name);
             }
@@ -113,7 +112,8 @@ fn there(
     Ok(get(cluster, path, needs, monitor)?.exists())
 }
 
-fn nodes(cluster: &Cluster, here: &Place, monitor: &dyn Monitor) -> Result<Vec<NodeView>> {
+/// The cluster's nodes; `here` is this machine, and what is known of the one that it is.
+pub fn nodes(cluster: &Cluster, here: &Place, monitor: &dyn Monitor) -> Result<Vec<NodeView>> {
     let list = cluster.ask(
         Method::GET,
         "/api/v1/nodes",
@@ -190,6 +190,19 @@ impl Cluster {
             )),
             uid => Ok(uid.to_owned()),
         }
+    }
+
+    /// Whether there is a pod of this name; none: the user may not look.
+    pub fn has_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<bool>> {
+        check_name("namespace", namespace)?;
+        check_name("pod", name)?;
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+        there(self, &path, ("pods", "get"), monitor)
     }
 
     /// A pod that was made here, as it is now; none if it is gone, or if another one has its name.

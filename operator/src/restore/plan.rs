@@ -11,6 +11,7 @@ use cryostore_engine::{Error, Kind, Result};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::containerd::image_name;
 use super::pod_again::{self, Dropped, New, RestartPolicy};
 use super::preflight::{Finding, Findings, Level, Place, preflight};
 use super::source::{Family, Source};
@@ -95,15 +96,6 @@ pub struct Wish {
     pub force: bool,
     /// Memory may go to another namespace than its own.
     pub allow_cross_namespace: bool,
-}
-
-/// How the image of a snapshot is called that a pod is made of. With an empty id: how all of that pod's begin.
-#[must_use]
-pub fn image_name(namespace: &str, pod: &str, id: &str) -> String {
-    format!(
-        "localhost/cryostore/{namespace}/{pod}:{}",
-        id.get(..12).unwrap_or(id)
-    )
 }
 
 /// A node, and how it is.
@@ -341,10 +333,7 @@ fn fits(driver: Driver, source: &Source, wish: &Wish, out: &mut Findings) {
                 driver.name(),
                 family.name()
             ),
-            format!(
-                "leave out --driver, or say --driver {}",
-                Driver::probe(family, wish.to.as_deref()).name()
-            ),
+            format!("say --driver {}", Driver::probe(family, None).name()),
         );
     }
     if driver.writes() && wish.to.is_none() {
@@ -442,7 +431,7 @@ fn in_cluster(
     out.0.extend(preflight(source, &node.place, true));
 
     let id = source.record.id.to_string();
-    let image = image_name(&namespace, &name, &id);
+    let image = image_name(&namespace, name, &id);
     let mut notes = vec![
         (pod_again::SNAPSHOT.to_owned(), id),
         (pod_again::CONTAINER.to_owned(), plan.container.clone()),

@@ -40,7 +40,7 @@ pub fn switch(runtime: &str) -> Switch {
         "containerd" if at >= [2, 4, 0] => Switch::Never(format!(
             "containerd {version} has no restore of containers any more (removed in 2.4); 2.1 to 2.3 have it"
         )),
-        "containerd" if at >= [2, 3, 4] || (at >= [2, 2, 7] && at < [2, 3, 0]) => {
+        "containerd" if at >= [2, 3, 4] || ([2, 2, 7]..[2, 3, 0]).contains(&at) => {
             Switch::Off(format!(
                 "containerd {version} has it turned off by default: set enable_experimental_restore_via_create = true below [plugins.\"io.containerd.cri.v1.runtime\"] in /etc/containerd/config.toml and restart containerd"
             ))

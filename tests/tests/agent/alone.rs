@@ -17,7 +17,7 @@ use cryostore_engine::{
 use cryostore_operator::KubeletTls;
 use cryostore_operator::agent::calls::{CleanUpCall, CleanedUp, PrepareCall, PreparedImage};
 use cryostore_operator::agent::images::Images;
-use cryostore_operator::agent::{Agent, Audit, Gate, Options, Stores, Used, serve};
+use cryostore_operator::agent::{Agent, Audit, Gate, Options, Stores, serve};
 use cryostore_tests::archives::real_tar;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -135,7 +135,6 @@ impl Alone {
             gate: Gate::token(TOKEN),
             stores: Box::new(stores),
             images: Some(Box::new(runtime.clone())),
-            used: Used::open(&dir.path().join("state")),
             watching: None,
             audit: Audit::open(Some(&dir.path().join("audit"))).unwrap(),
             env: Arc::new(SystemEnv::new()),

@@ -4,20 +4,16 @@ use std::io::{BufRead, IsTerminal, stderr, stdin};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cryostore_engine::{Error, Kind, Repository};
+use cryostore_engine::{Error, Kind, Monitor, Repository};
 use cryostore_operator::Cluster;
-use cryostore_operator::agent::calls::{CleanUpCall, PrepareCall};
-use cryostore_operator::agent::client::Remote;
 use cryostore_operator::restore::layer::Changes;
 use cryostore_operator::restore::plan::{Driver, Plan};
 use cryostore_operator::restore::registry::Registry;
 use cryostore_operator::restore::{Source, containerd, criu, oci, place, podman, push, wait};
 
-use serde_json::Value;
-
 use super::RestoreArgs;
 use super::report::Done;
-use crate::config::known::written_name;
+use super::through_agent;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::text::size;
@@ -196,9 +192,10 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
     let (image, node) = (of(&plan.image)?, of(&plan.node)?);
     let (namespace, name) = (of(&plan.namespace)?, of(&plan.name)?);
     if !plan.is_here {
-        return through_agent(act, cluster, json, &node);
+        return through_agent::pod(act, cluster, json, &node);
     }
     let settings = act.args.settings();
+    tidy(cluster, &settings, monitor);
     // Until the container runs: its runtime fetches the base image when it creates it.
     let registry = Registry::start(containerd::NodeContent(settings.clone()), 0)?;
     let made = into_containerd(act, &image, Some(&registry))?;
@@ -243,76 +240,20 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
     })
 }
 
-/// The image into the containerd of another machine, by its agent, and the pod through the cluster's API.
-fn through_agent(
-    act: &Act<'_>,
-    cluster: &Cluster,
-    json: &Value,
-    node: &str,
-) -> Result<Done, Failure> {
-    let (plan, monitor) = (act.plan, act.context.monitor());
-    let namespace = plan.namespace.clone().unwrap_or_default();
-    let name = plan.name.clone().unwrap_or_default();
-    let agent = Remote::find(cluster, node, &act.args.agent.way(), monitor)?;
-    act.context
-        .screen
-        .note(&format!("the agent of node {node} makes the image"));
-    let made = agent.prepare_restore(
-        &PrepareCall {
-            storage: Some(written_name(act.repo.store().name())),
-            snapshot: plan.snapshot.to_string(),
-            namespace: namespace.clone(),
-            pod: name.clone(),
-        },
-        monitor,
-    )?;
-    if plan.image.as_ref() != Some(&made.image) {
-        return Err(Error::new(
-            Kind::Unsupported,
-            format!(
-                "the agent of node {node} calls the image {}, which the plan does not",
-                made.image
-            ),
-        )
-        .hint("agent and client are to be of the same version")
-        .into());
-    }
-    let uid = match cluster.create_pod(json, monitor) {
-        Ok(uid) => uid,
-        Err(e) => {
-            let call = CleanUpCall {
-                image: made.image,
-                namespace,
-                pod: name,
-            };
-            // Nobody is going to use it; why the pod was not made counts.
-            let _ = agent.clean_up(&call, monitor);
-            return Err(e.into());
+/// Removes the images of earlier restores whose pods are gone: memory that nobody needs any more.
+fn tidy(cluster: &Cluster, settings: &containerd::Settings, monitor: &dyn Monitor) {
+    let tidied = containerd::made(settings, monitor).and_then(|images| {
+        for made in images {
+            if cluster.has_pod(&made.namespace, &made.pod, monitor)? == Some(false) {
+                containerd::clean_up(settings, &made.image, monitor)?;
+            }
         }
-    };
-    act.context.screen.note(&format!(
-        "pod {namespace}/{name} was made; waiting until {} runs",
-        plan.container
-    ));
-    let limit = Duration::from_secs(act.args.timeout);
-    wait::until_it_runs(
-        cluster,
-        (&namespace, &name, &uid),
-        &plan.container,
-        limit,
-        monitor,
-    )?;
-    Ok(Done {
-        text: format!(
-            "pod {namespace}/{name} runs on node {node}, container {} goes on from the checkpoint",
-            plan.container
-        ),
-        digest: Some(made.digest),
-        bytes: Some(made.bytes),
-        pod_uid: Some(uid),
-        stripped: Some(made.stripped),
-        ..Done::default()
-    })
+        Ok(())
+    });
+    // The restore does not depend on it, and whatever is wrong with containerd it says itself.
+    if let Err(e) = tidied {
+        monitor.warning(&format!("images of earlier restores were not removed: {e}"));
+    }
 }
 
 fn podman(act: &Act<'_>) -> Result<Done, Failure> {

@@ -70,7 +70,7 @@ fn line(f: &mut fmt::Formatter<'_>, what: &str, value: &str) -> fmt::Result {
     }
 }
 
-const fn word(level: Level) -> &'static str {
+pub(super) const fn word(level: Level) -> &'static str {
     match level {
         Level::Refused => "refused",
         Level::Unsafe => "unsafe",

@@ -216,6 +216,20 @@ impl<'m> Client<'m> {
         Ok(found.map(|answer| Descriptor::read(bytes_at(bytes_at(&answer, 1), 3))))
     }
 
+    /// Names of the images that have this label.
+    pub(super) fn images_with(&self, label: &str) -> Result<Vec<String>> {
+        let message = Message::new().text(1, &format!("labels.\"{label}\""));
+        let answer = self.call(
+            "listing images",
+            "containerd.services.images.v1.Images/List",
+            message,
+        )?;
+        Ok(all_at(&answer, 1)
+            .into_iter()
+            .map(|image| text_at(image, 1))
+            .collect())
+    }
+
     /// Gives a name to what is there; another image loses it.
     pub(super) fn create_image(
         &self,

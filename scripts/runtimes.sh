@@ -242,7 +242,7 @@ enter() {
   setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --propagation private -- bash -c "$inside" bash \
     "$root" "$node" "/$cgroup_name/$$" "$only_v2" "$PWD" "$(temporary)" "$(pwd)" "$CARGO_TARGET_DIR" "$images" -- "$@" <&0 &
   entered=$!
-  at_exit "kill -KILL $entered 2>/dev/null; wait $entered 2>/dev/null; remove_cgroups $$"
+  at_exit "kill -KILL $entered 2>/dev/null || true; wait $entered 2>/dev/null || true; remove_cgroups $$"
   trap 'exit 143' TERM INT HUP
 }
 
@@ -266,8 +266,8 @@ run() {
   local only_v2=0 node status=0
   if [[ ${1:-} == --cgroup2 ]]; then only_v2=1; shift; fi
   node=$(mktemp -d)
-  at_exit "rm -rf --one-file-system '$node'"
   enter "$node" "$only_v2" "$@"
+  at_exit "rm -rf --one-file-system '$node'"
   wait "$entered" || status=$?
   return "$status"
 }

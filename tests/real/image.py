@@ -1,4 +1,4 @@
-"""image.py FOLDER NAME LAYER.tar… -- COMMAND…: an OCI image layout in FOLDER, of root file systems that are there as tars.
+"""image.py FOLDER NAME LAYER.tar… [--annotation KEY=VALUE]… -- COMMAND…: an OCI image layout in FOLDER, of root file systems that are there as tars.
 
 Only what a registry and `ctr images import` need. Layers are linked, not copied: they are large, and never change."""
 
@@ -10,7 +10,7 @@ import sys
 KIND = "application/vnd.oci.image."
 
 
-def main(folder, name, layers, command):
+def main(folder, name, layers, annotations, command):
     blobs = os.path.join(folder, "blobs/sha256")
     os.makedirs(blobs)
 
@@ -31,7 +31,7 @@ def main(folder, name, layers, command):
     config = {"architecture": "arm64" if os.uname().machine == "aarch64" else "amd64", "os": "linux"}
     config["config"] = {"Cmd": command, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}
     config["rootfs"] = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
-    manifest = {"schemaVersion": 2, "mediaType": KIND + "manifest.v1+json", "layers": layers}
+    manifest = {"schemaVersion": 2, "mediaType": KIND + "manifest.v1+json", "layers": layers, "annotations": annotations}
     manifest["config"] = {"mediaType": KIND + "config.v1+json", **put(config)}
     entry = {"mediaType": manifest["mediaType"], **put(manifest), "annotations": {"io.containerd.image.name": name}}
     for path, value in [("index.json", {"schemaVersion": 2, "manifests": [entry]}), ("oci-layout", {"imageLayoutVersion": "1.0.0"})]:
@@ -41,4 +41,5 @@ def main(folder, name, layers, command):
 
 words = sys.argv[1:]
 end = words.index("--")
-main(words[0], words[1], words[2:end], words[end + 1 :])
+notes = [words[at + 1].split("=", 1) for at in range(end) if words[at] == "--annotation"]
+main(words[0], words[1], [word for word in words[2:end] if word.endswith(".tar")], dict(notes), words[end + 1 :])

@@ -16,6 +16,14 @@ secret = "Basic " + base64.b64encode(sys.argv[3].encode()).decode() if len(sys.a
 class Registry(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def handle_one_request(self):
+        # containerd tries TLS first, and HTTP if what answers speaks that: which Python's server does not say by itself.
+        if self.rfile.peek(1)[:1] == b"\x16":
+            self.wfile.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+            self.close_connection = True
+            return
+        super().handle_one_request()
+
     def answer(self, status, body=b"", path=None, **headers):
         print(self.command, self.path, status, flush=True)
         self.send_response(status)

@@ -36,6 +36,10 @@ images=$home/images
 # which takes no checkpoints through its CRI.
 tools_suite=sid
 image_suite=trixie
+# The last ones are for the kubelet stand-in and the client of the notebook.
+tools=containerd,runc,podman,conmon,netavark,catatonit,criu,iptables,nftables,iproute2,mount,util-linux,procps,ca-certificates,busybox-static,checkpointctl
+tools+=,openssl,python3,python3-grpcio,python3-websocket
+notebook=python3,python3-ipykernel,jupyter-server
 
 temporary() { realpath "${TMPDIR:-/tmp}"; }
 
@@ -68,8 +72,7 @@ bootstrap() {
 
 install_tools() {
   rm -rf --one-file-system "$root"
-  bootstrap "$tools_suite" "$root" "containerd,runc,podman,conmon,netavark,catatonit,criu,iptables,nftables,iproute2,mount,util-linux,procps,\
-ca-certificates,openssl,busybox-static,checkpointctl,python3,python3-grpcio"
+  bootstrap "$tools_suite" "$root" "$tools"
   # What Podman wants to know; containerd's settings are each node's own (`configure`).
   mkdir -p "$root/etc/containers"
   echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$root/etc/containers/policy.json"
@@ -87,7 +90,7 @@ END
 # shellcheck disable=SC2016 # it is another shell's
 install_notebook() {
   rm -f "$home/notebook.tar"
-  bootstrap "$image_suite" "$home/notebook.tar" python3,python3-ipykernel,jupyter-server --format=tar \
+  bootstrap "$image_suite" "$home/notebook.tar" "$notebook" --format=tar \
     --customize-hook='rm -rf "$1"/var/cache/apt "$1"/var/lib/apt/lists "$1"/var/log/* "$1"/usr/share/fonts'
 }
 
@@ -113,11 +116,13 @@ make_images() {
   mv "$work" "$images"
 }
 
-# once NAME COMMAND: what COMMAND makes, unless it is there already.
+# Whether NAME is there, of these packages.
+is_done() { [[ $(cat "$home/$1.done" 2>/dev/null) == "$2" ]]; }
+# once NAME PACKAGES COMMAND: what COMMAND makes of the packages, unless it is there already.
 once() {
-  [[ ! -e $home/$1.done ]] || return 0
-  ("$2") >"$home/$1.log" 2>&1 || { tail -n 5 "$home/$1.log" >&2; say "$1 could not be installed; all it said: $home/$1.log"; return 1; }
-  date >"$home/$1.done"
+  ! is_done "$1" "$2" || return 0
+  ("$3") >"$home/$1.log" 2>&1 || { tail -n 5 "$home/$1.log" >&2; say "$1 could not be installed; all it said: $home/$1.log"; return 1; }
+  echo "$2" >"$home/$1.done"
 }
 
 setup() {
@@ -127,13 +132,13 @@ setup() {
   mkdir -p "$home"
   exec 8>"$home/lock"
   flock 8
-  if [[ ! -e $home/tools.done || ! -e $home/notebook.done ]]; then
+  if ! is_done tools "$tools" || ! is_done notebook "$notebook"; then
     say "installing containerd, runc, CRIU and Podman, once, into $home (1.2 GB, some 2 minutes)"
     need_programs
     apt-config dump | grep -E '^Acquire::(Check-|http|https|Retries|ForceIPv)' >"$home/apt.conf" || true
-    once notebook install_notebook &
+    once notebook "$notebook" install_notebook &
     other=$!
-    once tools install_tools
+    once tools "$tools" install_tools
     wait "$other"
   fi
   make_images

@@ -19,10 +19,10 @@ fail() { note "FAILED: $*"; exit 1; }
 
 kubectl() { HOME=$work "$CRYOSTORE_TEST_KUBECTL" --kubeconfig "$CRYOSTORE_TEST_APISERVER" -n "$namespace" "$@"; }
 
-# until_true SECONDS WHAT COMMAND…: waits for it.
+# until_true SECONDS COMMAND…: waits for it.
 until_true() {
-  local end=$((SECONDS + $1)) what=$2
-  shift 2
+  local end=$((SECONDS + $1))
+  shift
   until "$@" >/dev/null 2>&1; do
     ((SECONDS < end)) || return 1
     sleep 0.2
@@ -50,10 +50,10 @@ start_node() {
   # Both end when nobody holds the other end of their standard input: with this script, however it ends.
   scripts/runtimes.sh node "$folder" < <(exec tail -f /dev/null --pid $$) >"$folder/node.out" 2>&1 &
   node_process[$name]=$!
-  until_true 30 containerd grep -qx ready "$folder/node.out" || { cat "$folder/node.out"; fail "containerd of $name does not answer"; }
+  until_true 30 grep -qx ready "$folder/node.out" || { cat "$folder/node.out"; fail "containerd of $name does not answer"; }
   on "$name" python3 tests/kubelet/kubelet.py --kubeconfig "$KUBECONFIG" --node "$name" --folder /var/lib/kubelet/checkpoints \
     --runtime /run/containerd/containerd.sock --state "$folder/state" < <(exec tail -f /dev/null --pid $$) >"$folder/kubelet.out" 2>&1 &
-  until_true 30 kubelet grep -q certificate "$folder/kubelet.out" || { cat "$folder/kubelet.out"; fail "the kubelet of $name does not start"; }
+  until_true 30 grep -q certificate "$folder/kubelet.out" || { cat "$folder/kubelet.out"; fail "the kubelet of $name does not start"; }
 }
 
 # end_node NAME: its processes, its containers, its folders.
@@ -72,33 +72,67 @@ end_all() {
   rm -rf --one-file-system "$work"
 }
 
-# pod NODE NAME IMAGE [JSON]: with one container, `main`; the JSON is merged into the pod.
+# pod NODE NAME IMAGE [CONTAINER [SPEC]]: with one container, `main`; the JSON of the two is put into it and into the pod's spec.
 pod() {
   python3 - "$@" <<'END' | kubectl create -f - >/dev/null
 import json, sys
-node, name, image = sys.argv[1:4]
-pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}}
-pod["spec"] = {"nodeName": node, "containers": [{"name": "main", "image": image}], "terminationGracePeriodSeconds": 0}
-def merge(into, more):
-    for key, value in more.items():
-        if isinstance(value, dict) and key in into: merge(into[key], value)
-        elif key == "container": into["containers"][0].update(value)
-        else: into[key] = value
-merge(pod, json.loads(sys.argv[4]) if len(sys.argv) > 4 else {})
-print(json.dumps(pod))
+node, name, image, container, spec = (sys.argv[1:] + ["{}", "{}"])[:5]
+container = {"name": "main", "image": image, **json.loads(container)}
+spec = {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 0, **json.loads(spec)}
+print(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}))
 END
 }
 
 is_phase() { [[ $(kubectl get pod "$1" -o 'jsonpath={.status.phase}') == "$2" ]]; }
 is_gone() { [[ -z $(kubectl get pod "$1" --ignore-not-found) ]]; }
 runs() { # POD [SECONDS]
-  until_true "${2:-60}" "pod $1" is_phase "$1" Running || { kubectl get pod "$1" -o 'jsonpath={.status}'; fail "pod $1 does not run"; }
+  until_true "${2:-60}" is_phase "$1" Running || { kubectl get pod "$1" -o 'jsonpath={.status}'; fail "pod $1 does not run"; }
 }
 remove_pod() {
   kubectl delete pod "$1" --wait=false >/dev/null
-  until_true 40 "end of $1" is_gone "$1" || fail "pod $1 does not end"
+  until_true 40 is_gone "$1" || fail "pod $1 does not end"
 }
 
 # logs NODE POD: what its container has said: time, stream, F, text.
 logs() { cat "$(folder_of "$1")"/var/log/pods/"$namespace"_"$2"_*/main/*.log 2>/dev/null; }
 says() { logs "$1" "$2" | grep -qE "$3"; } # NODE POD PATTERN
+
+# The registry, a namespace, and a repository.
+start_all() {
+  start_registry
+  HOME=$work "$CRYOSTORE_TEST_KUBECTL" --kubeconfig "$CRYOSTORE_TEST_APISERVER" create namespace "$namespace" >/dev/null
+  export CRYOSTORE_STORAGE=$work/store CRYOSTORE_KEY_FILE=$work/key
+  "$cryostore" -q init >/dev/null
+}
+
+field() { python3 -c 'import json, sys; value = json.load(sys.stdin)
+for key in sys.argv[1:]: value = value[int(key) if key.isdigit() else key]
+print(value)' "$@"; }
+
+# checkpoint NODE POD [OPTION…]: prints the snapshot's id.
+checkpoint() {
+  local node=$1 pod=$2
+  shift 2
+  on "$node" "$cryostore" checkpoint "$pod" -n "$namespace" --kubelet-ca "$(folder_of "$node")/state/kubelet.crt" "$@" >&2
+  "$cryostore" ls --json | field snapshots 0 id
+}
+
+# The log inside the archive; whether a pod's log goes on from there (goes_on.py says how).
+archived_log() { "$cryostore" -q export "$1" -o - | tar xOf - container.log >"$work/archived.log"; }
+goes_on() { # NODE POD
+  logs "$1" "$2" >"$work/new.log"
+  python3 tests/real/goes_on.py "$work/archived.log" "$work/new.log"
+}
+
+# restore NODE SNAPSHOT NAME
+restore() {
+  local node=$1 id=$2 name=$3
+  rm -rf "$work/image" "$work/archive.tar"
+  "$cryostore" -q export "$id" -o "$work/archive.tar" >/dev/null
+  python3 tests/real/image.py "$work/image" "localhost/$name:1" "$work/archive.tar" --annotation org.criu.checkpoint.container.name=main --
+  tar -C "$work/image" -cf "$work/image.tar" .
+  on "$node" ctr -n k8s.io images import "$work/image.tar" >/dev/null
+  local terms='[{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["'$node'"]}]}]'
+  pod "" "$name" "localhost/$name:1" '{"imagePullPolicy": "Never"}' '{"restartPolicy": "Never", "affinity": {"nodeAffinity":
+    {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": '"$terms"'}}}}'
+}

@@ -113,7 +113,7 @@ print(value)' "$@"; }
 checkpoint() {
   local node=$1 pod=$2
   shift 2
-  on "$node" "$cryostore" checkpoint "$pod" -n "$namespace" --kubelet-ca "$(folder_of "$node")/state/kubelet.crt" "$@" >&2
+  on "$node" "$cryostore" checkpoint "$pod" -n "$namespace" --kubelet-ca "$(folder_of "$node")/state/kubelet.crt" "$@" >&2 || return 1
   "$cryostore" ls --json | field snapshots 0 id
 }
 

@@ -8,6 +8,7 @@
 #   scripts/runtimes.sh node FOLDER      a node: containerd with its CRI, what it keeps in FOLDER (made, and never removed, here); prints
 #                                        "ready", and ends when its standard input does
 #   scripts/runtimes.sh on FOLDER COMMAND…    COMMAND on that node
+#   scripts/runtimes.sh alone COMMAND…   COMMAND here, in a network namespace of its own, where there is loopback and nothing else
 #   scripts/runtimes.sh registry PORT    the images, read-only, on 127.0.0.1:PORT: localhost:PORT/counter:1, localhost:PORT/notebook:1
 #
 # Two nodes are two folders. To restore on another one than the first, with nothing that it could know:
@@ -22,7 +23,7 @@
 #
 # Namespaces: mounts and processes are their own, so that two nodes are no more than two folders, and nothing that is started survives the script, not
 # even its SIGKILL. The network is the caller's: what nodes talk to, the API server, the registry and the object store, is on 127.0.0.1, and so is
-# what others call on them. Who wants none of it to meet anything else takes all of it together into one network namespace, as tests/real/run.sh does:
+# what others call on them. Who wants none of it to meet anything else takes all of it together into one network namespace (`alone`, as tests/real/run.sh does):
 # there CRIU's firewall rules, which lock connections during a dump, are gone with the test, too.
 #
 # Needs: root, a Debian mirror, mount and pid namespaces, and a kernel that CRIU can work with (CONFIG_CHECKPOINT_RESTORE).
@@ -312,6 +313,14 @@ on() {
 }
 ppid_of() { awk '/^PPid:/ {print $2}' "/proc/$1/status"; }
 
+# The API server wants a default route and an address that is not loopback's; it is one for documentation (RFC 5737).
+alone() {
+  # shellcheck disable=SC2016 # it is another shell's
+  exec unshare --net bash -euc '
+    scripts/runtimes.sh run sh -c "ip link set lo up; ip address add 192.0.2.1/32 dev lo; ip route add default dev lo"
+    exec "$@"' bash "$@"
+}
+
 action=${1:-}
 shift || true
 case $action in
@@ -328,7 +337,7 @@ check)
     exit 1
   fi
   ;;
-run | node | on) "$action" "$@" ;;
+run | node | on | alone) "$action" "$@" ;;
 registry) exec python3 tests/real/registry.py "$images" "$@" ;;
-*) die "scripts/runtimes.sh setup | check | run [--cgroup2] COMMAND… | node FOLDER | on FOLDER COMMAND… | registry PORT" ;;
+*) die "scripts/runtimes.sh setup | check | run [--cgroup2] COMMAND… | node FOLDER | on FOLDER COMMAND… | alone COMMAND… | registry PORT" ;;
 esac

@@ -22,11 +22,7 @@ if [[ ${1:-} != --inside ]]; then
   scripts/apiserver.sh install
   scripts/servers.sh install
   # Nothing that listens here can be met by, or meet, anything else on this machine, and a firewall rule that CRIU forgot is gone with it.
-  # The API server wants a default route and an address that is not loopback's; it is one for documentation (RFC 5737).
-  # shellcheck disable=SC2016 # it is another shell's
-  exec unshare --net bash -euc '
-    scripts/runtimes.sh run sh -c "ip link set lo up; ip address add 192.0.2.1/32 dev lo; ip route add default dev lo"
-    exec scripts/apiserver.sh run scripts/servers.sh run tests/real/run.sh --inside "$@"' bash "${tests[@]}"
+  exec scripts/runtimes.sh alone scripts/apiserver.sh run scripts/servers.sh run tests/real/run.sh --inside "${tests[@]}"
 fi
 
 shift

@@ -9,7 +9,7 @@ work=$(mktemp -d)
 at_exit "end_all"
 export KUBECONFIG=${CRYOSTORE_TEST_APISERVER:?scripts/apiserver.sh sets it}
 namespace=real-$$
-cryostore=$CARGO_TARGET_DIR/release/cryostore
+cryostore=${CRYOSTORE_TEST_PROGRAM:-$CARGO_TARGET_DIR/release/cryostore}
 export CRYOSTORE_CACHE_DIR=$work/cache
 declare -A node_process=()
 began=$SECONDS

@@ -1,22 +1,33 @@
 #!/usr/bin/env bash
 # tests/real/run.sh [NAME…]: the tests that freeze and restore real containers: all of this folder, or those named (restore, jupyter, growth).
 # Each is a script of its own; they run one after another in one network namespace of their own, with an API server and the object stores.
-# Always: the last line says how many ran, and how many were skipped and why. Where CRIU does not work they are skipped, unless
-# CRYOSTORE_REQUIRE_CRIU=1 says that this is a failure.
+# Always: the last line says how many ran, and how many were skipped and why; with those of other tests, which have said so before in the file
+# $CRYOSTORE_REAL_LOG: a line "run NAME" or "skipped NAME: REASON" each. Where CRIU does not work they are skipped, unless CRYOSTORE_REQUIRE_CRIU=1
+# says that this is a failure.
 # shellcheck source-path=SCRIPTDIR source=../../scripts/common.sh
 . "$(dirname "$0")/../../scripts/common.sh"
 
-tests=(restore jupyter growth)
-(($# == 0)) || [[ $1 == --inside ]] || tests=("$@")
+log=${CRYOSTORE_REAL_LOG:-}
+[[ -n $log ]] || log=$(mktemp)
+export CRYOSTORE_REAL_LOG=$log
 
-skip_all() {
-  printf 'real restores: 0 run, %d skipped (%s)\n' "${#tests[@]}" "$1"
-  [[ ${CRYOSTORE_REQUIRE_CRIU:-} != 1 ]] || die "CRYOSTORE_REQUIRE_CRIU=1: they must run"
-  exit 0
+summary() {
+  local skipped
+  skipped=$(grep -c '^skipped ' "$log" || true)
+  printf 'real restores: %d run, %d skipped' "$(grep -c '^run ' "$log" || true)" "$skipped"
+  ((skipped == 0)) || printf ' (%s)' "$(sed -n 's/^skipped [^:]*: //p' "$log" | sort -u | paste -sd ';')"
+  echo
+  if ((skipped)) && [[ ${CRYOSTORE_REQUIRE_CRIU:-} == 1 ]]; then die "CRYOSTORE_REQUIRE_CRIU=1: none may be skipped"; fi
 }
 
 if [[ ${1:-} != --inside ]]; then
-  why=$(scripts/runtimes.sh check) || skip_all "$why"
+  tests=("$@")
+  (($#)) || tests=(restore jupyter growth)
+  if ! why=$(scripts/runtimes.sh check); then
+    for name in "${tests[@]}"; do echo "skipped $name: $why" >>"$log"; done
+    summary
+    exit
+  fi
   [[ -x $CARGO_TARGET_DIR/release/cryostore ]] || build "building cryostore" build "${locked[@]}" --release --workspace
   # What is downloaded, before there is no network.
   scripts/apiserver.sh install
@@ -26,11 +37,13 @@ if [[ ${1:-} != --inside ]]; then
 fi
 
 shift
-tests=("$@")
 failed=()
-for name in "${tests[@]}"; do
+for name; do
   printf '\n== real: %s\n' "$name"
+  echo "run $name" >>"$log"
   "tests/real/$name.sh" || failed+=("$name")
 done
-printf '\nreal restores: %d run, 0 skipped\n' "${#tests[@]}"
-((${#failed[@]} == 0)) || die "failed: ${failed[*]}"
+echo
+((${#failed[@]} == 0)) || say "failed: ${failed[*]}"
+summary
+((${#failed[@]} == 0))

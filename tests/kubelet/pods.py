@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import threading
 import time
 import urllib.error
@@ -250,6 +251,7 @@ class Pod:
         except CriError as error:
             print(f"{self.path}: {error}", flush=True)
         self.mounts.remove()
+        shutil.rmtree(self.config["log_directory"], ignore_errors=True)
         try:
             self.api.ask("DELETE", self.path, {"gracePeriodSeconds": 0, "preconditions": {"uid": self.meta["uid"]}})
         except urllib.error.HTTPError:

@@ -78,7 +78,7 @@ pod() {
 import json, sys
 node, name, image, container, spec = (sys.argv[1:] + ["{}", "{}"])[:5]
 container = {"name": "main", "image": image, **json.loads(container)}
-spec = {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 0, **json.loads(spec)}
+spec = {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 1, **json.loads(spec)}
 print(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}))
 END
 }
@@ -124,15 +124,7 @@ goes_on() { # NODE POD
   python3 tests/real/goes_on.py "$work/archived.log" "$work/new.log"
 }
 
-# restore NODE SNAPSHOT NAME
+# restore NODE SNAPSHOT NAME [OPTION…]: as somebody on the node does it.
 restore() {
-  local node=$1 id=$2 name=$3
-  rm -rf "$work/image" "$work/archive.tar"
-  "$cryostore" -q export "$id" -o "$work/archive.tar" >/dev/null
-  python3 tests/real/image.py "$work/image" "localhost/$name:1" "$work/archive.tar" --annotation org.criu.checkpoint.container.name=main --
-  tar -C "$work/image" -cf "$work/image.tar" .
-  on "$node" ctr -n k8s.io images import "$work/image.tar" >/dev/null
-  local terms='[{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["'$node'"]}]}]'
-  pod "" "$name" "localhost/$name:1" '{"imagePullPolicy": "Never"}' '{"restartPolicy": "Never", "affinity": {"nodeAffinity":
-    {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": '"$terms"'}}}}'
+  on "$1" "$cryostore" restore "$2" --node "$1" --name "$3" -n "$namespace" "${@:4}" >&2
 }

@@ -1,14 +1,17 @@
 """goes_on.py ARCHIVED NEW: proves that the process that wrote the log NEW is the one that wrote ARCHIVED, the log inside the archive; else it fails.
 
-Lines are of app/counter.sh, as containerd writes them: time, stream, F, "count N digest D". What has to be in NEW, later than all of ARCHIVED: three lines
+Lines are of app/counter.sh, as container runtimes write them: time, stream, F, "count N digest D"; or bare, then what comes after as many lines as
+ARCHIVED has counts as later. What has to be in NEW, later than all of ARCHIVED: three lines
 or more with the digest of ARCHIVED, which exists in that process's memory only, and a count that goes up by one from where it stood, not from 1."""
 
 import sys
 
 
 def lines(path):
-    for line in open(path):
+    for number, line in enumerate(open(path)):
         words = line.split()
+        if words[:1] == ["count"]:
+            words = [f"line {number + 1:03d}", "", "", *words]
         if words[3:4] == ["count"] and words[5:6] == ["digest"]:
             yield words[0], int(words[4]), words[6]
 

@@ -29,9 +29,15 @@ until_true() {
   done
 }
 
+# With $registry_user (USER:PASSWORD) it wants that.
 start_registry() {
-  scripts/runtimes.sh registry "${registry#*:}" >"$work/registry.log" 2>&1 &
-  at_exit "kill $! 2>/dev/null || true"
+  scripts/runtimes.sh registry "${registry#*:}" ${registry_user:+"$registry_user"} >"$work/registry.log" 2>&1 &
+  registry_process=$!
+  at_exit end_registry
+}
+end_registry() {
+  kill "$registry_process" 2>/dev/null || true
+  wait "$registry_process" 2>/dev/null || true
 }
 
 folder_of() { echo "$work/$1"; }
@@ -84,6 +90,7 @@ END
 }
 
 is_phase() { [[ $(kubectl get pod "$1" -o 'jsonpath={.status.phase}') == "$2" ]]; }
+waits_for() { [[ $(kubectl get pod "$1" -o 'jsonpath={.status.containerStatuses[0].state.waiting.reason}') == "$2" ]]; }
 is_gone() { [[ -z $(kubectl get pod "$1" --ignore-not-found) ]]; }
 runs() { # POD [SECONDS]
   until_true "${2:-60}" is_phase "$1" Running || { kubectl get pod "$1" -o 'jsonpath={.status}'; fail "pod $1 does not run"; }
@@ -97,12 +104,16 @@ remove_pod() {
 logs() { cat "$(folder_of "$1")"/var/log/pods/"$namespace"_"$2"_*/main/*.log 2>/dev/null; }
 says() { logs "$1" "$2" | grep -qE "$3"; } # NODE POD PATTERN
 
+start_repository() {
+  export CRYOSTORE_STORAGE=$work/store CRYOSTORE_KEY_FILE=$work/key
+  "$cryostore" -q init >/dev/null
+}
+
 # The registry, a namespace, and a repository.
 start_all() {
   start_registry
   HOME=$work "$CRYOSTORE_TEST_KUBECTL" --kubeconfig "$CRYOSTORE_TEST_APISERVER" create namespace "$namespace" >/dev/null
-  export CRYOSTORE_STORAGE=$work/store CRYOSTORE_KEY_FILE=$work/key
-  "$cryostore" -q init >/dev/null
+  start_repository
 }
 
 field() { python3 -c 'import json, sys; value = json.load(sys.stdin)
@@ -118,7 +129,7 @@ checkpoint() {
 }
 
 # The log inside the archive; whether a pod's log goes on from there (goes_on.py says how).
-archived_log() { "$cryostore" -q export "$1" -o - | tar xOf - container.log >"$work/archived.log"; }
+archived_log() { "$cryostore" -q export "$1" -o - | tar xOf - "${2:-container.log}" >"$work/archived.log"; }
 goes_on() { # NODE POD
   logs "$1" "$2" >"$work/new.log"
   python3 tests/real/goes_on.py "$work/archived.log" "$work/new.log"

@@ -201,7 +201,7 @@ impl Cluster {
         Kubelet::new(&self.waiting, &self.account, node, tls)
     }
 
-    fn ask(
+    pub(crate) fn ask(
         &self,
         method: Method,
         path: &str,

@@ -160,7 +160,7 @@ impl Link {
     }
 }
 
-fn explain(e: reqwest::Error) -> Failed {
+pub(crate) fn explain(e: reqwest::Error) -> Failed {
     // The URL is said by whoever asked.
     let e = e.without_url();
     let text = deepest(&e);

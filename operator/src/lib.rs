@@ -29,6 +29,7 @@ mod kubelet;
 mod lock;
 mod plugin;
 pub mod pod;
+pub mod restore;
 
 pub use cluster::{Cluster, Node};
 pub use kubelet::{Kubelet, KubeletTls};

@@ -26,6 +26,7 @@ mod process_tree;
 mod prune;
 mod rebuild_index;
 mod repair;
+mod restore;
 mod stats;
 mod status;
 mod undelete;
@@ -50,6 +51,7 @@ pub(crate) enum Command {
     Init(init::InitArgs),
     Checkpoint(checkpoint::CheckpointArgs),
     Import(import::ImportArgs),
+    Restore(restore::RestoreArgs),
     Export(export::ExportArgs),
     Ls(ls::LsArgs),
     Inspect(inspect::InspectArgs),
@@ -81,6 +83,7 @@ impl Command {
             Self::Init(args) => init::run(&args, context).map(done),
             Self::Checkpoint(args) => checkpoint::run(args, context).map(done),
             Self::Import(args) => import::run(args, context).map(done),
+            Self::Restore(args) => restore::run(&args, context).map(done),
             Self::Export(args) => export::run(&args, context).map(done),
             Self::Ls(args) => ls::run(&args, context).map(done),
             Self::Inspect(args) => inspect::run(&args, context).map(done),

@@ -332,7 +332,7 @@ check)
   say "$(versions)"
   log=$(mktemp)
   at_exit "rm -f '$log'"
-  if ! (run criu check) >"$log" 2>&1; then
+  if ! scripts/runtimes.sh run criu check >"$log" 2>&1; then
     echo "criu check: $(tail -n 3 "$log" | tr '\n' ' ')"
     exit 1
   fi

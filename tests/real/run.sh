@@ -7,9 +7,11 @@
 # shellcheck source-path=SCRIPTDIR source=../../scripts/common.sh
 . "$(dirname "$0")/../../scripts/common.sh"
 
-log=${CRYOSTORE_REAL_LOG:-}
-[[ -n $log ]] || log=$(mktemp)
-export CRYOSTORE_REAL_LOG=$log
+log=${CRYOSTORE_REAL_LOG:-} own=''
+if [[ -z $log ]]; then
+  log=$(mktemp) own=$log
+  at_exit "rm -f '$own'"
+fi
 
 summary() {
   local skipped
@@ -33,6 +35,7 @@ if [[ ${1:-} != --inside ]]; then
   scripts/apiserver.sh install
   scripts/servers.sh install
   # Nothing that listens here can be met by, or meet, anything else on this machine, and a firewall rule that CRIU forgot is gone with it.
+  [[ -z $own ]] || rm "$own"
   exec scripts/runtimes.sh alone scripts/apiserver.sh run scripts/servers.sh run tests/real/run.sh --inside "${tests[@]}"
 fi
 

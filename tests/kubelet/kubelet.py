@@ -131,7 +131,13 @@ class Kubelet:
                 },
             },
         }
-        self.api.ask("POST", "/api/v1/nodes", node)
+        try:
+            self.api.ask("POST", "/api/v1/nodes", node)
+        except urllib.error.HTTPError as error:
+            if error.code != 409:
+                raise
+            # It was here before: the object stays, what it says is told anew.
+            self.api.ask("PATCH", f"/api/v1/nodes/{self.arguments.node}/status", {"status": node["status"]}, "application/merge-patch+json")
 
     def note(self, **what):
         with self.lock, open(os.path.join(self.arguments.state, "calls"), "a") as file:

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::filter::FilterArgs;
 use super::import::class_table;
 use super::process_tree::{self, ProcessView, split};
+use super::restore::{Judgement, judge};
 use super::view::SnapshotView;
 use crate::context::Context;
 use crate::exit::Failure;
@@ -36,6 +37,9 @@ pub(crate) struct InspectArgs {
     /// `latest`, an id, or at least four of its first characters; STORAGE#ID of another storage
     #[arg(value_name = "ID|latest|PREFIX")]
     snapshot: String,
+    /// Also say whether it can be restored on this node of the cluster, and why not
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
     #[command(flatten)]
     filter: FilterArgs,
 }
@@ -48,6 +52,8 @@ struct Report {
     packs: usize,
     processes: Vec<ProcessView>,
     members: Vec<Member>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restore: Option<Judgement>,
     #[serde(skip)]
     look: Look,
 }
@@ -115,6 +121,9 @@ impl fmt::Display for Report {
                 .warnings
                 .iter()
                 .try_for_each(|warning| writeln!(f, "  {}", printable(warning)))?;
+        }
+        if let Some(judgement) = &self.restore {
+            write!(f, "\n{judgement}")?;
         }
         Ok(())
     }
@@ -305,6 +314,10 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<(), Failure> 
             .filter(is_member)
             .map(Member::from)
             .collect(),
+        restore: match &args.node {
+            Some(node) => Some(judge(&reader, record, node, context)?),
+            None => None,
+        },
         look: Look {
             id_len: found.id_len,
             now,

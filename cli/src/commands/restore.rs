@@ -1,6 +1,7 @@
 //! `cryostore restore`
 
 mod act;
+mod judge;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -11,9 +12,10 @@ use cryostore_operator::Cluster;
 use cryostore_operator::restore::containerd::Settings;
 use cryostore_operator::restore::plan::{Driver, Observed, Wish, plan};
 use cryostore_operator::restore::pod_again::RestartPolicy;
-use cryostore_operator::restore::{Source, local, look};
+use cryostore_operator::restore::{Source, containerd, local, look};
 
 use self::act::Act;
+pub(super) use self::judge::{Judgement, judge};
 use self::report::Report;
 use crate::context::Context;
 use crate::exit::Failure;
@@ -61,7 +63,12 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "DRIVER")]
     driver: Option<DriverArg>,
     /// Whether the container is started again when it ends; it begins at the checkpoint each time
-    #[arg(long, value_name = "POLICY", default_value = "Never", ignore_case = true)]
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value = "Never",
+        ignore_case = true
+    )]
     restart_policy: PolicyArg,
     /// Where to write: PATH, docker:CONTAINER, oci:DIR, docker://HOST[:PORT]/NAME[:TAG], or containerd:NAME of this machine
     #[arg(long, value_name = "PLACE")]
@@ -190,14 +197,20 @@ pub(crate) fn run(args: &RestoreArgs, context: &Context) -> Result<(), Failure> 
         _ => None,
     };
     if let Some(cluster) = &cluster {
+        // Where containerd is not here, or does not say, its version decides.
+        observed.here.restores = containerd::restores(&args.settings(), monitor).unwrap_or(None);
         observed.cluster = Some(look(cluster, &source, &wish, &observed.here, monitor)?);
     }
     let plan = plan(&source, &wish, &observed)?;
     if args.dry_run {
         // The whole of it is the answer, also where it says no.
-        return context.output.show(&Report::of_plan(&source, &plan, found.id_len));
+        return context
+            .output
+            .show(&Report::of_plan(&source, &plan, found.id_len));
     }
-    context.screen.report(&Report::of_plan(&source, &plan, found.id_len).to_string());
+    context
+        .screen
+        .report(&Report::of_plan(&source, &plan, found.id_len).to_string());
     plan.check(args.force)?;
     let done = act::act(&Act {
         args,
@@ -208,5 +221,7 @@ pub(crate) fn run(args: &RestoreArgs, context: &Context) -> Result<(), Failure> 
         cluster: cluster.as_ref(),
     })?;
     context.screen.clear();
-    context.output.show(&Report::of_done(&source, &plan, done, found.id_len))
+    context
+        .output
+        .show(&Report::of_done(&source, &plan, done, found.id_len))
 }

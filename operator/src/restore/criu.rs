@@ -100,12 +100,27 @@ pub fn restore(source: &Source, dir: &Path, more: &[String]) -> Result<Restored>
 /// What helps, by CRIU's own words.
 fn cure(text: &str, log: &Path) -> String {
     let known = [
-        ("File exists", "a process has that pid already: restore on another machine, or in a pid namespace of its own (`unshare --pid --fork --mount-proc`)"),
-        ("Can't open file", "a file that a process has open is not there, or at another place: put it there"),
-        ("has bad size", "a file that a process has open has changed since: put the old one there"),
-        ("external", "it has mounts or sockets of somebody else: say them as `criu restore` takes them: --criu-option=--external=…"),
+        (
+            "File exists",
+            "a process has that pid already: restore on another machine, or in a pid namespace of its own (`unshare --pid --fork --mount-proc`)",
+        ),
+        (
+            "Can't open file",
+            "a file that a process has open is not there, or at another place: put it there",
+        ),
+        (
+            "has bad size",
+            "a file that a process has open has changed since: put the old one there",
+        ),
+        (
+            "external",
+            "it has mounts or sockets of somebody else: say them as `criu restore` takes them: --criu-option=--external=…",
+        ),
         ("Can't bind", "another process has that address and port"),
-        ("inherit", "it has files of whoever started it: say them with --criu-option=--inherit-fd=…"),
+        (
+            "inherit",
+            "it has files of whoever started it: say them with --criu-option=--inherit-fd=…",
+        ),
     ];
     let found = known.iter().find(|(part, _)| text.contains(part));
     let found = found.map_or("", |(_, cure)| cure);
@@ -127,7 +142,12 @@ mod tests {
         let mut source = source();
         assert!(options(&source).is_empty());
         source.is_shell_job = true;
-        source.images = ["tcp-stream-4.img", "filelocks.img", "core-1.img"].map(str::to_owned).into();
-        assert_eq!(options(&source), ["--shell-job", "--tcp-established", "--file-locks"]);
+        source.images = ["tcp-stream-4.img", "filelocks.img", "core-1.img"]
+            .map(str::to_owned)
+            .into();
+        assert_eq!(
+            options(&source),
+            ["--shell-job", "--tcp-established", "--file-locks"]
+        );
     }
 }

@@ -28,9 +28,7 @@ impl Blob {
     /// The digits alone.
     #[must_use]
     pub fn hex(&self) -> &str {
-        self.digest
-            .strip_prefix("sha256:")
-            .unwrap_or(&self.digest)
+        self.digest.strip_prefix("sha256:").unwrap_or(&self.digest)
     }
 }
 

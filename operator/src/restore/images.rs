@@ -162,7 +162,10 @@ mod tests {
         let text = |set: BTreeSet<(IpAddr, u16)>| -> Vec<String> {
             set.iter().map(|(a, p)| format!("{a}:{p}")).collect()
         };
-        assert_eq!(text(open.bound), ["0.0.0.0:8080", "10.1.2.3:53", "10.1.2.3:80"]);
+        assert_eq!(
+            text(open.bound),
+            ["0.0.0.0:8080", "10.1.2.3:53", "10.1.2.3:80"]
+        );
         assert_eq!(text(open.connected), ["10.9.9.9:5432"]);
     }
 

@@ -94,7 +94,11 @@ impl<'c, W: Write> Filter<'c, W> {
     fn finish(mut self) -> Result<(W, Vec<String>)> {
         self.release().map_err(|e| Error::io("the layer", e))?;
         let end = self.reader.finish().map_err(|e| {
-            Error::new(cryostore_engine::Kind::Invalid, "the archive is no whole tar").because(e)
+            Error::new(
+                cryostore_engine::Kind::Invalid,
+                "the archive is no whole tar",
+            )
+            .because(e)
         })?;
         if !end.complete {
             let zeros = [0; 2 * BLOCK];
@@ -116,7 +120,8 @@ impl<'c, W: Write> Filter<'c, W> {
         let mut rest = bytes;
         loop {
             let span = self.reader.next(rest).map_err(|e| {
-                let e = Error::new(cryostore_engine::Kind::Invalid, "the archive is no tar").because(e);
+                let e =
+                    Error::new(cryostore_engine::Kind::Invalid, "the archive is no tar").because(e);
                 let text = e.to_string();
                 self.failed = Some(e);
                 io::Error::other(text)
@@ -207,7 +212,9 @@ fn header(member: &Member, len: usize) -> [u8; BLOCK] {
     put(116, b"0000000\0");
     put(124, format!("{len:011o}\0").as_bytes());
     // Eleven octal digits: until the year 2242.
-    let mtime = u64::try_from(member.mtime).unwrap_or(0).min(0o77_777_777_777);
+    let mtime = u64::try_from(member.mtime)
+        .unwrap_or(0)
+        .min(0o77_777_777_777);
     put(136, format!("{mtime:011o}\0").as_bytes());
     put(148, b"        ");
     put(156, b"0");
@@ -259,7 +266,8 @@ mod tests {
 
     fn filtered(tar: &[u8], piece: usize, changes: &Changes) -> (Vec<u8>, Vec<String>) {
         let mut filter = Filter::new(Vec::new(), changes);
-        tar.chunks(piece).for_each(|bytes| filter.write_all(bytes).unwrap());
+        tar.chunks(piece)
+            .for_each(|bytes| filter.write_all(bytes).unwrap());
         filter.finish().unwrap()
     }
 

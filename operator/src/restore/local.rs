@@ -35,7 +35,9 @@ fn criu_version() -> Option<String> {
 }
 
 fn version_in(text: &str) -> Option<String> {
-    let line = text.lines().find_map(|line| line.strip_prefix("Version:"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Version:"))?;
     Some(line.trim().to_owned())
 }
 
@@ -66,13 +68,19 @@ mod tests {
 
     #[test]
     fn the_version_and_the_plugins_of_criu_are_read() {
-        assert_eq!(version_in("Version: 4.2.1\nGitID: v4\n").as_deref(), Some("4.2.1"));
+        assert_eq!(
+            version_in("Version: 4.2.1\nGitID: v4\n").as_deref(),
+            Some("4.2.1")
+        );
         assert_eq!(version_in("sh: criu: not found"), None);
         let dir = tempfile::tempdir().unwrap();
         for name in ["cuda_plugin.so", "readme.txt"] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
-        assert_eq!(plugins(&[dir.path(), Path::new("/does/not/exist")]), ["cuda_plugin"]);
+        assert_eq!(
+            plugins(&[dir.path(), Path::new("/does/not/exist")]),
+            ["cuda_plugin"]
+        );
     }
 
     #[test]

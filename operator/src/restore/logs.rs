@@ -14,7 +14,8 @@ const TEXT_LEN: usize = 2000;
 
 /// The path of CRIU's log that a runtime's message names.
 pub(crate) fn named_in(message: &str) -> Option<PathBuf> {
-    let words = message.split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ',' | '='));
+    let words =
+        message.split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ',' | '='));
     let path = words
         .map(|word| word.trim_end_matches([':', '.', ')']))
         .find(|word| word.starts_with('/') && word.ends_with(".log"))?;
@@ -35,7 +36,10 @@ pub(crate) fn last_errors(path: &Path) -> String {
 
 /// The last lines of what a program said.
 pub(crate) fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
     joined(&lines)
 }
 
@@ -45,7 +49,8 @@ fn end_of(path: &Path) -> Option<String> {
     if !meta.is_file() {
         return None;
     }
-    file.seek(SeekFrom::Start(meta.len().saturating_sub(END_LEN))).ok()?;
+    file.seek(SeekFrom::Start(meta.len().saturating_sub(END_LEN)))
+        .ok()?;
     let mut bytes = Vec::new();
     file.take(END_LEN).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
@@ -53,7 +58,11 @@ fn end_of(path: &Path) -> Option<String> {
 
 fn joined(lines: &[&str]) -> String {
     let from = lines.len().saturating_sub(LINES);
-    let text = lines[from..].iter().map(|line| line.trim()).collect::<Vec<_>>().join("; ");
+    let text = lines[from..]
+        .iter()
+        .map(|line| line.trim())
+        .collect::<Vec<_>>()
+        .join("; ");
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     clean.take(TEXT_LEN).collect()
 }
@@ -65,8 +74,14 @@ mod tests {
     #[test]
     fn the_log_that_a_message_names_is_found() {
         for (message, path) in [
-            ("criu failed: type NOTIFY errno 0 log file: /run/x/restore.log: unknown", Some("/run/x/restore.log")),
-            ("Please check CRIU logfile /var/lib/containers/userdata/restore.log", Some("/var/lib/containers/userdata/restore.log")),
+            (
+                "criu failed: type NOTIFY errno 0 log file: /run/x/restore.log: unknown",
+                Some("/run/x/restore.log"),
+            ),
+            (
+                "Please check CRIU logfile /var/lib/containers/userdata/restore.log",
+                Some("/var/lib/containers/userdata/restore.log"),
+            ),
             ("path=\"/a b.log\"", None),
             ("nothing", None),
         ] {
@@ -81,7 +96,9 @@ mod tests {
         for n in 0..100_000 {
             text.push_str(&format!("({n}) fine\n"));
         }
-        text.push_str("(00.1) Error (criu/x.c:1): one\x1b[31m\nfine\n(00.2) Error (criu/y.c:2): two\n");
+        text.push_str(
+            "(00.1) Error (criu/x.c:1): one\x1b[31m\nfine\n(00.2) Error (criu/y.c:2): two\n",
+        );
         std::fs::write(file.path(), text).unwrap();
         assert_eq!(
             last_errors(file.path()),

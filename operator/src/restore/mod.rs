@@ -30,5 +30,5 @@ pub mod source;
 mod strip;
 pub mod wait;
 
-pub use objects::look;
+pub use objects::{look, nodes};
 pub use source::{Family, Mount, Source};

@@ -25,12 +25,16 @@ pub fn look(
     let namespace = namespace(source, wish)?;
     let mut view = ClusterView {
         nodes: nodes(cluster, here, monitor)?,
-        has_namespace: there(cluster, &format!("/api/v1/namespaces/{namespace}"), ("namespaces", "get"), monitor)?,
+        has_namespace: there(
+            cluster,
+            &format!("/api/v1/namespaces/{namespace}"),
+            ("namespaces", "get"),
+            monitor,
+        )?,
         ..ClusterView::default()
     };
     for name in names(source, wish)? {
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-        match there(cluster, &path, ("pods", "get"), monitor)? {
+        match cluster.has_pod(namespace, &name, monitor)? {
             Some(true) => {
                 view.taken.insert(name);
             }
@@ -49,7 +53,14 @@ pub fn look(
             is_for_one_node,
         });
     }
-    for name in names_in(&pod, &["configMapRef/name", "configMapKeyRef/name", "configMap/name"]) {
+    for name in names_in(
+        &pod,
+        &[
+            "configMapRef/name",
+            "configMapKeyRef/name",
+            "configMap/name",
+        ],
+    ) {
         check_name("ConfigMap", &name)?;
         let path = format!("/api/v1/namespaces/{namespace}/configmaps/{name}");
         if there(cluster, &path, ("configmaps", "get"), monitor)? == Some(false) {
@@ -101,7 +112,8 @@ fn there(
     Ok(get(cluster, path, needs, monitor)?.exists())
 }
 
-fn nodes(cluster: &Cluster, here: &Place, monitor: &dyn Monitor) -> Result<Vec<NodeView>> {
+/// The cluster's nodes; `here` is this machine, and what is known of the one that it is.
+pub fn nodes(cluster: &Cluster, here: &Place, monitor: &dyn Monitor) -> Result<Vec<NodeView>> {
     let list = cluster.ask(
         Method::GET,
         "/api/v1/nodes",
@@ -161,7 +173,10 @@ fn machine(architecture: &str) -> String {
 impl Cluster {
     /// Makes a pod; gives its UID.
     pub fn create_pod(&self, pod: &Value, monitor: &dyn Monitor) -> Result<String> {
-        let (namespace, name) = (text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
+        let (namespace, name) = (
+            text(pod, "/metadata/namespace"),
+            text(pod, "/metadata/name"),
+        );
         check_name("namespace", namespace)?;
         check_name("pod", name)?;
         let what = format!("making pod {namespace}/{name}");
@@ -175,6 +190,19 @@ impl Cluster {
             )),
             uid => Ok(uid.to_owned()),
         }
+    }
+
+    /// Whether there is a pod of this name; none: the user may not look.
+    pub fn has_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<bool>> {
+        check_name("namespace", namespace)?;
+        check_name("pod", name)?;
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+        there(self, &path, ("pods", "get"), monitor)
     }
 
     /// A pod that was made here, as it is now; none if it is gone, or if another one has its name.

@@ -69,17 +69,20 @@ fn annotations(source: &Source) -> Map<String, Value> {
             put("org.criu.checkpoint.pod.namespace", &identity.namespace);
             put("org.criu.checkpoint.pod.uid", &identity.pod_uid);
             put("org.criu.checkpoint.rootfsImageName", &source.base_name);
-            put("org.criu.checkpoint.runtime.name", &source.record.producer.runtime);
-            put("org.criu.checkpoint.criu.version", &source.record.producer.criu_version);
+            put(
+                "org.criu.checkpoint.runtime.name",
+                &source.record.producer.runtime,
+            );
+            put(
+                "org.criu.checkpoint.criu.version",
+                &source.record.producer.criu_version,
+            );
         }
         Family::CriO => put(
             "io.kubernetes.cri-o.annotations.checkpoint.name",
             &identity.container,
         ),
-        Family::Podman => put(
-            "io.podman.annotations.checkpoint.name",
-            &identity.container,
-        ),
+        Family::Podman => put("io.podman.annotations.checkpoint.name", &identity.container),
         Family::Docker | Family::Criu => {}
     }
     out

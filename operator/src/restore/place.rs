@@ -5,7 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use cryostore_engine::{Error, Kind, Monitor, Output, Repository, Result, UnpackStats, export, unpack};
+use cryostore_engine::{
+    Error, Kind, Monitor, Output, Repository, Result, UnpackStats, export, unpack,
+};
 
 use super::source::Source;
 
@@ -20,10 +22,11 @@ pub fn archive(
     monitor: &dyn Monitor,
 ) -> Result<u64> {
     if path.symlink_metadata().is_ok() {
-        return Err(
-            Error::new(Kind::Conflict, format!("{} is there already", path.display()))
-                .hint("say a name that does not exist yet"),
-        );
+        return Err(Error::new(
+            Kind::Conflict,
+            format!("{} is there already", path.display()),
+        )
+        .hint("say a name that does not exist yet"));
     }
     let target = Output::File {
         path: path.to_path_buf(),
@@ -53,7 +56,9 @@ fn docker_checkpoint_in(containers: &Path, id: &str, checkpoint: &str) -> Result
             .hint("say the id that `docker ps --no-trunc` shows; the container has to be there: `docker create`")
     };
     if id.len() < 4 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(unusable(format!("`{id}` is no id of a container of docker")));
+        return Err(unusable(format!(
+            "`{id}` is no id of a container of docker"
+        )));
     }
     let entries = std::fs::read_dir(containers).map_err(|e| Error::io(containers.display(), e))?;
     let found: Vec<PathBuf> = entries
@@ -83,7 +88,10 @@ mod tests {
             std::fs::create_dir(dir.path().join(id)).unwrap();
         }
         let find = |id: &str| docker_checkpoint_in(dir.path(), id, "c1");
-        assert_eq!(find("bbbb").unwrap(), dir.path().join("bbbb11/checkpoints/c1"));
+        assert_eq!(
+            find("bbbb").unwrap(),
+            dir.path().join("bbbb11/checkpoints/c1")
+        );
         for id in ["aaaa", "cccc", "../../x", "", "b"] {
             assert_eq!(find(id).unwrap_err().kind(), Kind::NotFound, "{id}");
         }

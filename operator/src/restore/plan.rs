@@ -11,6 +11,7 @@ use cryostore_engine::{Error, Kind, Result};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::containerd::image_name;
 use super::pod_again::{self, Dropped, New, RestartPolicy};
 use super::preflight::{Finding, Findings, Level, Place, preflight};
 use super::source::{Family, Source};
@@ -190,9 +191,7 @@ pub struct Plan {
 impl Plan {
     /// The error that it is, if it cannot be done.
     pub fn check(&self, force: bool) -> Result<()> {
-        let bad = |f: &&Finding| {
-            f.level == Level::Refused || (f.level == Level::Unsafe && !force)
-        };
+        let bad = |f: &&Finding| f.level == Level::Refused || (f.level == Level::Unsafe && !force);
         let against: Vec<&Finding> = self.findings.iter().filter(bad).collect();
         let Some(first) = against.first() else {
             return Ok(());
@@ -219,10 +218,11 @@ pub fn namespace<'w>(source: &'w Source, wish: &'w Wish) -> Result<&'w str> {
     let original = source.record.identity.namespace.as_str();
     let wanted = wish.namespace.as_deref().unwrap_or(original);
     if wanted.is_empty() {
-        return Err(
-            Error::new(Kind::Invalid, "the archive does not say of which namespace it is")
-                .hint("say --namespace NAME"),
-        );
+        return Err(Error::new(
+            Kind::Invalid,
+            "the archive does not say of which namespace it is",
+        )
+        .hint("say --namespace NAME"));
     }
     check_name("namespace", wanted)?;
     Ok(wanted)
@@ -308,7 +308,8 @@ pub fn plan(source: &Source, wish: &Wish, observed: &Observed) -> Result<Plan> {
             }
         }
     }
-    out.0.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    out.0
+        .sort_by_key(|finding| std::cmp::Reverse(finding.level));
     plan.findings = out.0;
     Ok(plan)
 }
@@ -327,14 +328,22 @@ fn fits(driver: Driver, source: &Source, wish: &Wish, out: &mut Findings) {
         out.add(
             Level::Refused,
             "driver",
-            format!("the driver {} restores no archives of {}", driver.name(), family.name()),
-            format!("leave out --driver, or say --driver {}", Driver::probe(family, wish.to.as_deref()).name()),
+            format!(
+                "the driver {} restores no archives of {}",
+                driver.name(),
+                family.name()
+            ),
+            format!("say --driver {}", Driver::probe(family, None).name()),
         );
     }
     if driver.writes() && wish.to.is_none() {
         let how = match (family, driver) {
-            (Family::Docker, _) => "say --to DIR, or --to docker:CONTAINER for that container's own checkpoints",
-            (_, Driver::OciImage) => "say --to oci:DIR for a layout, --to docker://HOST/NAME:TAG for a registry, or --to containerd:NAME for this machine's containerd",
+            (Family::Docker, _) => {
+                "say --to DIR, or --to docker:CONTAINER for that container's own checkpoints"
+            }
+            (_, Driver::OciImage) => {
+                "say --to oci:DIR for a layout, --to docker://HOST/NAME:TAG for a registry, or --to containerd:NAME for this machine's containerd"
+            }
             _ => "say --to PATH",
         };
         out.add(
@@ -348,7 +357,10 @@ fn fits(driver: Driver, source: &Source, wish: &Wish, out: &mut Findings) {
         out.add(
             Level::Refused,
             "to",
-            format!("the driver {} writes nothing to a place of your choice", driver.name()),
+            format!(
+                "the driver {} writes nothing to a place of your choice",
+                driver.name()
+            ),
             "leave out --to, or say --driver archive, directory or oci-image",
         );
     }
@@ -401,7 +413,10 @@ fn in_cluster(
         out.add(
             Level::Note,
             "new-name",
-            format!("there is a pod {namespace}/{} still: the new one is {name}", names[0]),
+            format!(
+                "there is a pod {namespace}/{} still: the new one is {name}",
+                names[0]
+            ),
             "processes keep the host name that they had",
         );
     }
@@ -416,7 +431,7 @@ fn in_cluster(
     out.0.extend(preflight(source, &node.place, true));
 
     let id = source.record.id.to_string();
-    let image = format!("localhost/cryostore/{namespace}/{name}:{}", &id[..12]);
+    let image = image_name(&namespace, name, &id);
     let mut notes = vec![
         (pod_again::SNAPSHOT.to_owned(), id),
         (pod_again::CONTAINER.to_owned(), plan.container.clone()),
@@ -453,7 +468,10 @@ fn in_cluster(
         None => out.add(
             Level::Refused,
             "container",
-            format!("the pod that was stored with it has no container `{}`", plan.container),
+            format!(
+                "the pod that was stored with it has no container `{}`",
+                plan.container
+            ),
             "the snapshot was put together by hand: import the archive again",
         ),
     }
@@ -471,7 +489,10 @@ fn old_pod(source: &Source, out: &mut Findings) -> Option<Value> {
         out.add(
             Level::Refused,
             "container",
-            format!("the archive says that its container is called `{}`, which is no name", identity.container),
+            format!(
+                "the archive says that its container is called `{}`, which is no name",
+                identity.container
+            ),
             "",
         );
         return None;
@@ -482,7 +503,9 @@ fn old_pod(source: &Source, out: &mut Findings) -> Option<Value> {
         "no pod was stored with it (the archive was imported as a file): the new one has this container and nothing else of the old one",
         "`cryostore checkpoint` stores the pod, too",
     );
-    Some(serde_json::json!({"metadata": {}, "spec": {"containers": [{"name": identity.container}]}}))
+    Some(
+        serde_json::json!({"metadata": {}, "spec": {"containers": [{"name": identity.container}]}}),
+    )
 }
 
 fn node<'c>(
@@ -510,7 +533,10 @@ fn node<'c>(
         if fit.is_empty() {
             "as far as is known it can be restored on none of the nodes".to_owned()
         } else {
-            format!("as far as is known it can be restored on {}: say --node NAME", fit.join(", "))
+            format!(
+                "as far as is known it can be restored on {}: say --node NAME",
+                fit.join(", ")
+            )
         }
     };
     let found = cluster.nodes.iter().find(|node| node.place.name == *wanted);
@@ -518,7 +544,9 @@ fn node<'c>(
         None if wanted.is_empty() => "the snapshot does not say on which node it was".to_owned(),
         None => format!("there is no node {wanted}"),
         Some(node) if !node.is_ready => format!("node {wanted} is not Ready"),
-        Some(node) if node.is_cordoned => format!("node {wanted} is to take no more pods (it is cordoned)"),
+        Some(node) if node.is_cordoned => {
+            format!("node {wanted} is to take no more pods (it is cordoned)")
+        }
         // Whoever says a node gets the reasons; whoever does not, gets other nodes.
         Some(node) if wish.node.is_none() && !wish.force && !is_fit(&node) => {
             let against: Vec<String> = preflight(source, &node.place, true)
@@ -526,7 +554,10 @@ fn node<'c>(
                 .filter(|finding| finding.level >= Level::Unsafe)
                 .map(|finding| finding.text)
                 .collect();
-            format!("node {wanted}, where it was, does not fit: {}", against.join("; "))
+            format!(
+                "node {wanted}, where it was, does not fit: {}",
+                against.join("; ")
+            )
         }
         Some(node) => return Some(node),
     };
@@ -536,7 +567,12 @@ fn node<'c>(
 
 /// What the processes see mounted has to be there again.
 fn mounts(source: &Source, pod: &Value, container: &str, out: &mut Findings) {
-    let list = |pointer: &str| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let list = |pointer: &str| {
+        pod.pointer(pointer)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+    };
     let found = list("/spec/containers")
         .chain(list("/spec/initContainers"))
         .find(|one| text(one, "/name") == container);
@@ -546,7 +582,8 @@ fn mounts(source: &Source, pod: &Value, container: &str, out: &mut Findings) {
         .flatten()
         .map(|mount| text(mount, "/mountPath").trim_end_matches('/'))
         .collect();
-    let wants_token = pod.pointer("/spec/automountServiceAccountToken") != Some(&Value::Bool(false));
+    let wants_token =
+        pod.pointer("/spec/automountServiceAccountToken") != Some(&Value::Bool(false));
     let missing: Vec<&str> = source
         .mounts
         .iter()
@@ -567,12 +604,23 @@ fn mounts(source: &Source, pod: &Value, container: &str, out: &mut Findings) {
 
 fn volumes(pod: &Value, cluster: &ClusterView, source: &Source, node: &str, out: &mut Findings) {
     let list = |json: &Value, pointer: &str| -> Vec<Value> {
-        json.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default()
+        json.pointer(pointer)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
     };
     let container = &source.record.identity.container;
-    let all = [list(pod, "/spec/containers"), list(pod, "/spec/initContainers")].concat();
-    let own = all.iter().find(|one| text(one, "/name") == container.as_str());
-    let own_mounts = own.map(|one| list(one, "/volumeMounts")).unwrap_or_default();
+    let all = [
+        list(pod, "/spec/containers"),
+        list(pod, "/spec/initContainers"),
+    ]
+    .concat();
+    let own = all
+        .iter()
+        .find(|one| text(one, "/name") == container.as_str());
+    let own_mounts = own
+        .map(|one| list(one, "/volumeMounts"))
+        .unwrap_or_default();
     for volume in list(pod, "/spec/volumes") {
         let name = text(&volume, "/name");
         if volume.get("emptyDir").is_some() {
@@ -592,23 +640,63 @@ fn volumes(pod: &Value, cluster: &ClusterView, source: &Source, node: &str, out:
                 let level = Level::Unsafe;
                 out.add(level, "empty-dir", format!("what was in the emptyDir `{name}` is lost, and files in it are open: {}", open.join(", ")), "CRIU fails where an open file is not there; keep such files in a volume that lasts");
             } else if !places.is_empty() {
-                out.add(Level::Warning, "empty-dir", format!("what was in the emptyDir `{name}` at {} is lost", places.join(", ")), "");
+                out.add(
+                    Level::Warning,
+                    "empty-dir",
+                    format!(
+                        "what was in the emptyDir `{name}` at {} is lost",
+                        places.join(", ")
+                    ),
+                    "",
+                );
             }
         }
         let claim = text(&volume, "/persistentVolumeClaim/claimName");
-        if let Some(seen) = cluster.claims.iter().find(|seen| seen.name == claim && !claim.is_empty()) {
+        if let Some(seen) = cluster
+            .claims
+            .iter()
+            .find(|seen| seen.name == claim && !claim.is_empty())
+        {
             if seen.exists == Some(false) {
-                out.add(Level::Refused, "claim", format!("there is no PersistentVolumeClaim {claim}"), "make it, or restore in the namespace that has it");
+                out.add(
+                    Level::Refused,
+                    "claim",
+                    format!("there is no PersistentVolumeClaim {claim}"),
+                    "make it, or restore in the namespace that has it",
+                );
             } else if seen.is_for_one_node && node != source.record.identity.node {
                 out.add(Level::Warning, "claim", format!("the volume of {claim} can be on one node at a time: as long as a pod on {} uses it, the new pod waits", source.record.identity.node), "end the old pod first");
             }
-            out.add(Level::Note, "claim", format!("the files of {claim} are as they are now, not as they were at the checkpoint"), "CRIU fails where an open file has another length");
+            out.add(
+                Level::Note,
+                "claim",
+                format!(
+                    "the files of {claim} are as they are now, not as they were at the checkpoint"
+                ),
+                "CRIU fails where an open file has another length",
+            );
         }
     }
     if !cluster.missing_config_maps.is_empty() {
-        out.add(Level::Refused, "config-map", format!("there is no ConfigMap {}", cluster.missing_config_maps.join(", ")), "make it, or restore in the namespace that has it");
+        out.add(
+            Level::Refused,
+            "config-map",
+            format!(
+                "there is no ConfigMap {}",
+                cluster.missing_config_maps.join(", ")
+            ),
+            "make it, or restore in the namespace that has it",
+        );
     }
-    let secrets = names_in(pod, &["secretRef/name", "secretKeyRef/name", "secret/secretName", "imagePullSecrets/name"]);
+    let secrets = names_in(
+        pod,
+        &[
+            "secretRef/name",
+            "secretKeyRef/name",
+            "secret/secretName",
+            "imagePullSecrets/name",
+        ],
+    );
     if !secrets.is_empty() {
         let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
         out.add(Level::Note, "secrets", format!("it needs the Secrets {}", secrets.join(", ")), "they were not looked at: that would take the right to read them; if one is missing, the pod waits and says so");
@@ -633,7 +721,10 @@ fn others(pod: &Value, container: &str, out: &mut Findings) {
         out.add(
             Level::Warning,
             "other-containers",
-            format!("{} of the same pod start anew: a snapshot is of one container", others.join(", ")),
+            format!(
+                "{} of the same pod start anew: a snapshot is of one container",
+                others.join(", ")
+            ),
             "",
         );
     }
@@ -653,12 +744,15 @@ fn walk(json: &Value, wanted: &[&str], parent: &str, out: &mut BTreeSet<String>,
         return;
     }
     match json {
-        Value::Array(list) => list.iter().for_each(|one| walk(one, wanted, parent, out, depth + 1)),
+        Value::Array(list) => list
+            .iter()
+            .for_each(|one| walk(one, wanted, parent, out, depth + 1)),
         Value::Object(map) => {
             let is_optional = map.get("optional") == Some(&Value::Bool(true));
             for (key, value) in map {
                 let is_wanted = wanted.iter().any(|path| {
-                    path.split_once('/').is_some_and(|(p, k)| p == parent && k == key)
+                    path.split_once('/')
+                        .is_some_and(|(p, k)| p == parent && k == key)
                 });
                 match value.as_str() {
                     Some(name) if is_wanted && !is_optional => {

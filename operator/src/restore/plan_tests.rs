@@ -76,15 +76,31 @@ fn the_usual_plan_has_the_old_names_and_the_old_node_and_nothing_against_it() {
     let plan = case().plan();
     assert_eq!(plan.driver, Driver::Containerd);
     assert_eq!(plan.node.as_deref(), Some("n1"));
-    assert_eq!((plan.namespace.as_deref(), plan.name.as_deref()), (Some("shop"), Some("web")));
+    assert_eq!(
+        (plan.namespace.as_deref(), plan.name.as_deref()),
+        (Some("shop"), Some("web"))
+    );
     assert_eq!(plan.findings, []);
     assert!(plan.check(false).is_ok());
     let pod = plan.pod.unwrap();
-    assert_eq!(pod["metadata"]["annotations"][SNAPSHOT], "3f9a2b1c00000000000000000000000f");
-    assert_eq!(pod["spec"]["containers"][0]["image"], "localhost/cryostore/shop/web:3f9a2b1c0000");
+    assert_eq!(
+        pod["metadata"]["annotations"][SNAPSHOT],
+        "3f9a2b1c00000000000000000000000f"
+    );
+    assert_eq!(
+        pod["spec"]["containers"][0]["image"],
+        "localhost/cryostore/shop/web:3f9a2b1c0000"
+    );
     assert_eq!(pod["spec"]["containers"][0]["imagePullPolicy"], "Never");
-    assert_eq!(plan.image.as_deref(), pod["spec"]["containers"][0]["image"].as_str());
-    assert!(plan.after_a_crash.unwrap().contains("ends the container for good"));
+    assert_eq!(
+        plan.image.as_deref(),
+        pod["spec"]["containers"][0]["image"].as_str()
+    );
+    assert!(
+        plan.after_a_crash
+            .unwrap()
+            .contains("ends the container for good")
+    );
 }
 
 #[test]
@@ -92,7 +108,9 @@ fn a_name_that_is_taken_gets_the_beginning_of_the_id_and_the_next_one_a_number()
     let first = case().with(|c| c.cluster.taken = taken(&["web"])).plan();
     assert_eq!(first.name.as_deref(), Some("web-restored-3f9a2b"));
     assert_eq!(found(&first, "new-name").unwrap().level, Level::Note);
-    let second = case().with(|c| c.cluster.taken = taken(&["web", "web-restored-3f9a2b"])).plan();
+    let second = case()
+        .with(|c| c.cluster.taken = taken(&["web", "web-restored-3f9a2b"]))
+        .plan();
     assert_eq!(second.name.as_deref(), Some("web-restored-3f9a2b-2"));
     // Two at once: two names, and so two images.
     assert_ne!(first.image, second.image);
@@ -114,11 +132,18 @@ fn another_namespace_needs_a_word_and_has_to_be_there() {
         })
     };
     let e = other(false).plan().check(true).unwrap_err();
-    assert!(e.advice().unwrap().contains("--allow-cross-namespace"), "{e:?}");
+    assert!(
+        e.advice().unwrap().contains("--allow-cross-namespace"),
+        "{e:?}"
+    );
     let plan = other(true).plan();
     assert!(plan.check(false).is_ok());
     assert_eq!(plan.pod.unwrap()["metadata"]["namespace"], "test");
-    let e = case().with(|c| c.cluster.has_namespace = Some(false)).plan().check(true).unwrap_err();
+    let e = case()
+        .with(|c| c.cluster.has_namespace = Some(false))
+        .plan()
+        .check(true)
+        .unwrap_err();
     assert_eq!(e.kind(), Kind::NotFound);
     assert!(e.to_string().contains("no namespace shop"), "{e}");
 }
@@ -130,19 +155,33 @@ fn where_the_old_node_is_gone_away_full_or_too_old_the_others_are_named() {
         ("no node n1", |c| drop(c.cluster.nodes.remove(0))),
         ("not Ready", |c| c.cluster.nodes[0].is_ready = false),
         ("cordoned", |c| c.cluster.nodes[0].is_cordoned = true),
-        ("aarch64", |c| c.cluster.nodes[0].place.host.arch = "aarch64".to_owned()),
-        ("CRIU 4.2", |c| c.cluster.nodes[0].place.criu = Some("4.1".to_owned())),
-        ("does not say on which node", |c| c.source.record.identity.node = String::new()),
+        ("aarch64", |c| {
+            c.cluster.nodes[0].place.host.arch = "aarch64".to_owned()
+        }),
+        ("CRIU 4.2", |c| {
+            c.cluster.nodes[0].place.criu = Some("4.1".to_owned())
+        }),
+        ("does not say on which node", |c| {
+            c.source.record.identity.node = String::new()
+        }),
     ];
     for (text, change) in cases {
         let plan = case().with(change).plan();
         let e = plan.check(false).unwrap_err();
         assert!(e.to_string().contains(text), "{text}: {e}");
-        let wanted = if text.contains("not say") { "n1, n2" } else { "on n2:" };
+        let wanted = if text.contains("not say") {
+            "n1, n2"
+        } else {
+            "on n2:"
+        };
         assert!(e.advice().unwrap().contains(wanted), "{text}: {e:?}");
         assert!(plan.pod.is_none());
     }
-    let e = case().with(|c| c.cluster.nodes.clear()).plan().check(true).unwrap_err();
+    let e = case()
+        .with(|c| c.cluster.nodes.clear())
+        .plan()
+        .check(true)
+        .unwrap_err();
     assert!(e.advice().unwrap().contains("none of the nodes"), "{e:?}");
 }
 
@@ -157,11 +196,17 @@ fn a_node_that_was_said_is_judged_itself_and_force_is_written_into_the_pod() {
         })
     };
     let e = old(false).plan().check(false).unwrap_err();
-    assert!(e.to_string().contains("4.1.1") && e.to_string().contains("MiB free"), "{e}");
+    assert!(
+        e.to_string().contains("4.1.1") && e.to_string().contains("MiB free"),
+        "{e}"
+    );
     assert!(e.advice().unwrap().contains("--force"), "{e:?}");
     let plan = old(true).plan();
     assert!(plan.check(true).is_ok());
-    assert_eq!(plan.pod.as_ref().unwrap()["metadata"]["annotations"][FORCED], "criu,disk");
+    assert_eq!(
+        plan.pod.as_ref().unwrap()["metadata"]["annotations"][FORCED],
+        "criu,disk"
+    );
     // What cannot be done is not done by force.
     let e = case()
         .with(|c| {
@@ -209,21 +254,38 @@ fn each_family_has_its_driver_and_no_other_ones() {
                 c.wish.to = driver.writes().then(|| "x".to_owned());
             })
             .plan();
-        assert_eq!(found(&plan, "driver").is_none(), fits, "{family:?} {driver:?}");
+        assert_eq!(
+            found(&plan, "driver").is_none(),
+            fits,
+            "{family:?} {driver:?}"
+        );
     }
 }
 
 #[test]
 fn a_place_is_needed_where_something_is_written_and_refused_where_nothing_is() {
-    let plan = case().with(|c| c.wish.driver = Some(Driver::Archive)).plan();
-    assert!(plan.check(true).unwrap_err().advice().unwrap().contains("--to PATH"));
+    let plan = case()
+        .with(|c| c.wish.driver = Some(Driver::Archive))
+        .plan();
+    assert!(
+        plan.check(true)
+            .unwrap_err()
+            .advice()
+            .unwrap()
+            .contains("--to PATH")
+    );
     let plan = case()
         .with(|c| {
             c.wish.driver = Some(Driver::Containerd);
             c.wish.to = Some("x".to_owned());
         })
         .plan();
-    assert!(plan.check(true).unwrap_err().to_string().contains("writes nothing"));
+    assert!(
+        plan.check(true)
+            .unwrap_err()
+            .to_string()
+            .contains("writes nothing")
+    );
 }
 
 #[test]
@@ -251,7 +313,13 @@ fn what_an_archive_could_reach_out_by_is_stripped_or_warned_of() {
 
 #[test]
 fn names_in_a_hostile_archive_become_no_part_of_a_path() {
-    for (pod, namespace) in [("../../x", "shop"), ("web", "a/b"), ("Web", "shop"), ("", "shop"), ("web", "")] {
+    for (pod, namespace) in [
+        ("../../x", "shop"),
+        ("web", "a/b"),
+        ("Web", "shop"),
+        ("", "shop"),
+        ("web", ""),
+    ] {
         let case = case().with(|c| {
             c.source.record.identity.pod = pod.to_owned();
             c.source.record.identity.namespace = namespace.to_owned();
@@ -291,7 +359,11 @@ fn mounts_that_the_processes_have_have_to_be_there_again_and_a_token_is_put_ther
     let token = "/var/run/secrets/kubernetes.io/serviceaccount";
     let data = json!({"containers": [{"name": "app", "volumeMounts": [{"name": "d", "mountPath": "/data/"}]}], "volumes": [{"name": "d", "emptyDir": {}}]});
     assert_eq!(with(&["/data", token], data.clone()), None);
-    assert!(with(&["/data", "/other"], data.clone()).unwrap().contains("/other mounted"));
+    assert!(
+        with(&["/data", "/other"], data.clone())
+            .unwrap()
+            .contains("/other mounted")
+    );
     let mut without = data;
     without["automountServiceAccountToken"] = false.into();
     assert!(with(&[token], without).unwrap().contains("serviceaccount"));
@@ -307,7 +379,10 @@ fn an_archive_that_was_imported_by_hand_makes_the_least_pod_and_says_so() {
     let plan = case()
         .with(|c| {
             c.source.pod = None;
-            c.source.mounts = vec![Mount { destination: "/data".to_owned(), source: "/x".to_owned() }];
+            c.source.mounts = vec![Mount {
+                destination: "/data".to_owned(),
+                source: "/x".to_owned(),
+            }];
         })
         .plan();
     assert_eq!(found(&plan, "mounts").unwrap().level, Level::Refused);
@@ -358,12 +433,26 @@ fn volumes_config_maps_and_secrets_are_looked_for_or_named() {
     };
     let plan = with(&|c| c.claims = vec![claim(true, true)]);
     assert!(plan.check(false).is_ok());
-    assert!(plan.findings.iter().any(|f| f.what == "claim" && f.level == Level::Warning));
-    assert!(found(&plan, "secrets").unwrap().text.ends_with("Secrets db"));
+    assert!(
+        plan.findings
+            .iter()
+            .any(|f| f.what == "claim" && f.level == Level::Warning)
+    );
+    assert!(
+        found(&plan, "secrets")
+            .unwrap()
+            .text
+            .ends_with("Secrets db")
+    );
     let plan = with(&|c| c.claims = vec![claim(false, true)]);
     assert_eq!(found(&plan, "claim").unwrap().level, Level::Refused);
     let plan = with(&|c| c.missing_config_maps = vec!["settings".to_owned()]);
-    assert!(plan.check(true).unwrap_err().to_string().contains("settings"));
+    assert!(
+        plan.check(true)
+            .unwrap_err()
+            .to_string()
+            .contains("settings")
+    );
 }
 
 #[test]
@@ -375,7 +464,12 @@ fn other_containers_start_anew_and_a_policy_says_what_a_crash_does() {
             c.wish.restart = RestartPolicy::Always;
         })
         .plan();
-    assert!(found(&plan, "other-containers").unwrap().text.starts_with("log"));
+    assert!(
+        found(&plan, "other-containers")
+            .unwrap()
+            .text
+            .starts_with("log")
+    );
     assert!(plan.after_a_crash.unwrap().contains("AGAIN"));
     assert_eq!(plan.pod.unwrap()["spec"]["restartPolicy"], "Always");
 }

@@ -58,7 +58,9 @@ impl RestartPolicy {
     #[must_use]
     pub const fn after_a_crash(self) -> &'static str {
         match self {
-            Self::Never => "a crash after the restore ends the container for good; nothing starts it again",
+            Self::Never => {
+                "a crash after the restore ends the container for good; nothing starts it again"
+            }
             Self::OnFailure => {
                 "a crash after the restore starts the container from the checkpoint AGAIN: it goes back to the moment of the checkpoint, each time"
             }
@@ -104,9 +106,15 @@ pub fn make(old: &Value, new: &New<'_>) -> Option<(Value, Vec<Dropped>)> {
     let mut drop = |what: String, why| dropped.push(Dropped { what, why });
     let mut spec = old.get("spec")?.as_object()?.clone();
     if spec.remove("nodeName").is_some() {
-        drop("nodeName".to_owned(), "the scheduler binds it, by a node affinity");
+        drop(
+            "nodeName".to_owned(),
+            "the scheduler binds it, by a node affinity",
+        );
     }
-    if spec.remove("ephemeralContainers").is_some_and(|list| !is_empty(&list)) {
+    if spec
+        .remove("ephemeralContainers")
+        .is_some_and(|list| !is_empty(&list))
+    {
         drop(
             "ephemeral containers".to_owned(),
             "they cannot be part of a new pod",
@@ -282,7 +290,10 @@ mod tests {
             {"name": "wait", "image": "w"}, {"name": "proxy", "image": "p", "restartPolicy": "Always"},
         ]})));
         assert_eq!(dropped, ["init container wait"]);
-        assert_eq!(pod["spec"]["initContainers"], json!([{"name": "proxy", "image": "p", "restartPolicy": "Always"}]));
+        assert_eq!(
+            pod["spec"]["initContainers"],
+            json!([{"name": "proxy", "image": "p", "restartPolicy": "Always"}])
+        );
         let (pod, _) = made(&old(json!({"initContainers": [{"name": "wait"}]})));
         assert!(pod["spec"].get("initContainers").is_none());
     }
@@ -308,20 +319,38 @@ mod tests {
                 {"name": "kube-api-access-x", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}, {"name": "data", "mountPath": "/data"},
             ]}],
         }));
-        old["metadata"]["ownerReferences"] = json!([{"kind": "ReplicaSet", "name": "web-1", "controller": true}]);
+        old["metadata"]["ownerReferences"] =
+            json!([{"kind": "ReplicaSet", "name": "web-1", "controller": true}]);
         old["metadata"]["labels"] = json!({"app": "web", "pod-template-hash": "1"});
         old["status"] = json!({"podIP": "10.0.0.1"});
         let (pod, dropped) = made(&old);
         assert_eq!(
             dropped,
-            ["nodeName", "ephemeral containers", "label pod-template-hash", "owner ReplicaSet web-1"]
+            [
+                "nodeName",
+                "ephemeral containers",
+                "label pod-template-hash",
+                "owner ReplicaSet web-1"
+            ]
         );
         assert_eq!(pod["metadata"]["labels"], json!({"app": "web"}));
-        for gone in ["/status", "/spec/nodeName", "/spec/priority", "/spec/ephemeralContainers", "/metadata/ownerReferences"] {
+        for gone in [
+            "/status",
+            "/spec/nodeName",
+            "/spec/priority",
+            "/spec/ephemeralContainers",
+            "/metadata/ownerReferences",
+        ] {
             assert!(pod.pointer(gone).is_none(), "{gone}");
         }
-        assert_eq!(pod["spec"]["volumes"], json!([{"name": "data", "emptyDir": {}}]));
-        assert_eq!(pod["spec"]["containers"][0]["volumeMounts"], json!([{"name": "data", "mountPath": "/data"}]));
+        assert_eq!(
+            pod["spec"]["volumes"],
+            json!([{"name": "data", "emptyDir": {}}])
+        );
+        assert_eq!(
+            pod["spec"]["containers"][0]["volumeMounts"],
+            json!([{"name": "data", "mountPath": "/data"}])
+        );
         assert_eq!(pod["spec"]["priorityClassName"], "high");
     }
 
@@ -351,6 +380,9 @@ mod tests {
         old["metadata"]["annotations"] = json!({"note": "kept", "cryostore/snapshot": "a lie"});
         let notes = [(SNAPSHOT.to_owned(), "3f9a".to_owned())];
         let (pod, _) = make(&old, &new(&notes)).unwrap();
-        assert_eq!(pod["metadata"]["annotations"], json!({"note": "kept", "cryostore/snapshot": "3f9a"}));
+        assert_eq!(
+            pod["metadata"]["annotations"],
+            json!({"note": "kept", "cryostore/snapshot": "3f9a"})
+        );
     }
 }

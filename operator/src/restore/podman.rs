@@ -33,7 +33,9 @@ pub fn restore(
 ) -> Result<String> {
     let (file, _) = write_file(repo, source, spool, monitor)?;
     let mut command = Command::new("podman");
-    command.args(["container", "restore", "--import"]).arg(file.path());
+    command
+        .args(["container", "restore", "--import"])
+        .arg(file.path());
     if let Some(name) = &options.name {
         command.args(["--name", name]);
     }
@@ -44,14 +46,17 @@ pub fn restore(
         command.arg("--tcp-established");
     }
     let output = command.stdin(Stdio::null()).output().map_err(|e| {
-        Error::io("running podman", e).hint("install Podman on this machine, or say --driver archive --to FILE")
+        Error::io("running podman", e)
+            .hint("install Podman on this machine, or say --driver archive --to FILE")
     })?;
     if output.status.success() {
         let text = String::from_utf8_lossy(&output.stdout);
         return Ok(text.lines().last().unwrap_or_default().trim().to_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let log = logs::named_in(&said).map(|path| logs::last_errors(&path)).unwrap_or_default();
+    let log = logs::named_in(&said)
+        .map(|path| logs::last_errors(&path))
+        .unwrap_or_default();
     let text = format!("podman did not restore it: {}", logs::last_lines(&said));
     let kind = if said.contains("already in use") || said.contains("already exists") {
         Kind::Conflict

@@ -86,12 +86,21 @@ pub fn preflight(source: &Source, place: &Place, through_cri: bool) -> Vec<Findi
     machine(&source.host, place, &mut out);
     criu(source, place, &mut out);
     if let Some(free) = place.free_bytes {
-        let needed = source.record.archive.bytes.saturating_mul(TIMES_THE_ARCHIVE);
+        let needed = source
+            .record
+            .archive
+            .bytes
+            .saturating_mul(TIMES_THE_ARCHIVE);
         if free < needed {
             out.add(
                 Level::Unsafe,
                 "disk",
-                format!("{} has {} MiB free, and a restore takes up to {} MiB, three times the archive", place.name, free >> 20, needed >> 20),
+                format!(
+                    "{} has {} MiB free, and a restore takes up to {} MiB, three times the archive",
+                    place.name,
+                    free >> 20,
+                    needed >> 20
+                ),
                 "make room where the runtime keeps images and containers",
             );
         }
@@ -118,7 +127,10 @@ fn machine(was: &Host, place: &Place, out: &mut Findings) {
         out.add(
             Level::Refused,
             "page-size",
-            format!("the checkpoint has pages of {} bytes, {name} has pages of {}", was.page_size, now.page_size),
+            format!(
+                "the checkpoint has pages of {} bytes, {name} has pages of {}",
+                was.page_size, now.page_size
+            ),
             "choose a node whose kernel has the same page size",
         );
     }
@@ -151,7 +163,10 @@ fn machine(was: &Host, place: &Place, out: &mut Findings) {
             );
         }
     }
-    if was.cgroup_version != 0 && now.cgroup_version != 0 && was.cgroup_version != now.cgroup_version {
+    if was.cgroup_version != 0
+        && now.cgroup_version != 0
+        && was.cgroup_version != now.cgroup_version
+    {
         out.add(
             Level::Warning,
             "cgroup",
@@ -162,21 +177,33 @@ fn machine(was: &Host, place: &Place, out: &mut Findings) {
     let major = |host: &Host| -> Vec<String> {
         let known = ["selinux", "apparmor"];
         let modules = host.security_modules.iter();
-        modules.filter(|m| known.contains(&m.as_str())).cloned().collect()
+        modules
+            .filter(|m| known.contains(&m.as_str()))
+            .cloned()
+            .collect()
     };
     let known = !was.security_modules.is_empty() && !now.security_modules.is_empty();
     if known && major(was) != major(now) {
         out.add(
             Level::Warning,
             "security-module",
-            format!("the checkpoint was taken with [{}], {name} has [{}]", major(was).join(", "), major(now).join(", ")),
+            format!(
+                "the checkpoint was taken with [{}], {name} has [{}]",
+                major(was).join(", "),
+                major(now).join(", ")
+            ),
             "a profile that the processes had may not be there",
         );
     }
 }
 
 fn listed(all: &[&str]) -> String {
-    let mut text = all.iter().take(LISTED).copied().collect::<Vec<_>>().join(", ");
+    let mut text = all
+        .iter()
+        .take(LISTED)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ");
     if all.len() > LISTED {
         text.push_str(&format!(" and {} more", all.len() - LISTED));
     }
@@ -214,7 +241,11 @@ fn criu(source: &Source, place: &Place, out: &mut Findings) {
         out.add(
             Level::Warning,
             "plugins",
-            format!("the checkpoint needs CRIU's plugins {}: not known whether {} has them", source.plugins.join(", "), place.name),
+            format!(
+                "the checkpoint needs CRIU's plugins {}: not known whether {} has them",
+                source.plugins.join(", "),
+                place.name
+            ),
             "",
         );
     }
@@ -400,19 +431,39 @@ pub(super) mod tests {
     fn each_fact_that_does_not_fit_is_found_alone() {
         type Change = fn(&mut Source, &mut Place);
         let cases: &[(Level, &str, Change)] = &[
-            (Level::Refused, "architecture", |_, p| p.host.arch = "aarch64".to_owned()),
+            (Level::Refused, "architecture", |_, p| {
+                p.host.arch = "aarch64".to_owned()
+            }),
             (Level::Refused, "page-size", |_, p| p.host.page_size = 65536),
-            (Level::Unsafe, "cpu", |_, p| p.host.cpu_flags = vec!["fpu".to_owned(), "sse2".to_owned()]),
-            (Level::Warning, "kernel", |_, p| p.host.kernel = "6.1".to_owned()),
-            (Level::Warning, "runtime", |_, p| p.host.runtime = "containerd://2.1.8".to_owned()),
+            (Level::Unsafe, "cpu", |_, p| {
+                p.host.cpu_flags = vec!["fpu".to_owned(), "sse2".to_owned()]
+            }),
+            (Level::Warning, "kernel", |_, p| {
+                p.host.kernel = "6.1".to_owned()
+            }),
+            (Level::Warning, "runtime", |_, p| {
+                p.host.runtime = "containerd://2.1.8".to_owned()
+            }),
             (Level::Warning, "cgroup", |_, p| p.host.cgroup_version = 1),
-            (Level::Warning, "security-module", |_, p| p.host.security_modules = vec!["selinux".to_owned()]),
-            (Level::Unsafe, "criu", |_, p| p.criu = Some("4.1.1".to_owned())),
-            (Level::Refused, "plugins", |s, _| s.plugins = vec!["cuda_plugin".to_owned()]),
-            (Level::Refused, "incremental", |s, _| s.is_incremental = true),
+            (Level::Warning, "security-module", |_, p| {
+                p.host.security_modules = vec!["selinux".to_owned()]
+            }),
+            (Level::Unsafe, "criu", |_, p| {
+                p.criu = Some("4.1.1".to_owned())
+            }),
+            (Level::Refused, "plugins", |s, _| {
+                s.plugins = vec!["cuda_plugin".to_owned()]
+            }),
+            (Level::Refused, "incremental", |s, _| {
+                s.is_incremental = true
+            }),
             (Level::Unsafe, "disk", |_, p| p.free_bytes = Some(299 << 20)),
-            (Level::Refused, "runtime-family", |s, _| s.family = Family::Podman),
-            (Level::Refused, "restore-switch", |_, p| p.restores = Some(false)),
+            (Level::Refused, "runtime-family", |s, _| {
+                s.family = Family::Podman
+            }),
+            (Level::Refused, "restore-switch", |_, p| {
+                p.restores = Some(false)
+            }),
         ];
         for (level, what, change) in cases {
             assert_eq!(found(change), [(*level, *what)], "{what}");
@@ -436,20 +487,40 @@ pub(super) mod tests {
             place.restores = restores;
             let found = preflight(&source, &place, true);
             let found = found.into_iter().find(|f| f.what == "restore-switch");
-            found.map(|f| (f.level, f.cure.contains("enable_experimental_restore_via_create")))
+            found.map(|f| {
+                (
+                    f.level,
+                    f.cure.contains("enable_experimental_restore_via_create"),
+                )
+            })
         };
-        assert_eq!(of("containerd://2.4.0", None), Some((Level::Refused, false)));
-        assert_eq!(of("containerd://1.7.24", None), Some((Level::Refused, false)));
+        assert_eq!(
+            of("containerd://2.4.0", None),
+            Some((Level::Refused, false))
+        );
+        assert_eq!(
+            of("containerd://1.7.24", None),
+            Some((Level::Refused, false))
+        );
         assert_eq!(of("containerd://2.3.4", None), Some((Level::Unsafe, true)));
         assert_eq!(of("containerd://2.3.4", Some(true)), None);
-        assert_eq!(of("containerd://2.3.4", Some(false)), Some((Level::Refused, true)));
+        assert_eq!(
+            of("containerd://2.3.4", Some(false)),
+            Some((Level::Refused, true))
+        );
     }
 
     #[test]
     fn addresses_of_the_old_pod_are_named_and_any_address_and_loopback_are_not() {
         let at = |text: &str, port| (text.parse().unwrap(), port);
         let open = Open {
-            bound: [at("10.1.2.3", 80), at("0.0.0.0", 81), at("127.0.0.1", 82), at("::", 83)].into(),
+            bound: [
+                at("10.1.2.3", 80),
+                at("0.0.0.0", 81),
+                at("127.0.0.1", 82),
+                at("::", 83),
+            ]
+            .into(),
             connected: [at("127.0.0.1", 90), at("10.9.9.9", 5432)].into(),
             ..Open::default()
         };

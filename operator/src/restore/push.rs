@@ -51,25 +51,41 @@ impl Target {
     /// Reads `HOST[:PORT]/NAME[:TAG]`. A registry on loopback may go without TLS.
     pub fn parse(text: &str, tag: &str, plain: bool) -> Result<Self> {
         let unusable = |why: &str| {
-            Error::new(Kind::Invalid, format!("`{text}` names no image in a registry: {why}"))
-                .hint("such as docker://registry.example/team/web:1, in lower case")
+            Error::new(
+                Kind::Invalid,
+                format!("`{text}` names no image in a registry: {why}"),
+            )
+            .hint("such as docker://registry.example/team/web:1, in lower case")
         };
-        let (host, path) = text.split_once('/').ok_or_else(|| unusable("there is no / after the host"))?;
+        let (host, path) = text
+            .split_once('/')
+            .ok_or_else(|| unusable("there is no / after the host"))?;
         let (name, tag) = path.rsplit_once(':').unwrap_or((path, tag));
-        let is_host = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+        let is_host = !host.is_empty()
+            && host
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
         if !is_host {
             return Err(unusable("the host is none"));
         }
         let is_part = |part: &str| {
-            let inner = part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
-            inner && part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.ends_with(|c: char| c.is_ascii_alphanumeric())
+            let inner = part
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
+            inner
+                && part.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && part.ends_with(|c: char| c.is_ascii_alphanumeric())
         };
         if name.len() > 255 || !name.split('/').all(is_part) {
-            return Err(unusable("the name has other characters than a-z, 0-9, `.`, `_`, `-` and `/`"));
+            return Err(unusable(
+                "the name has other characters than a-z, 0-9, `.`, `_`, `-` and `/`",
+            ));
         }
         let is_tag = tag.len() <= 128
             && !tag.is_empty()
-            && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+            && tag
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
             && !tag.starts_with(['.', '-']);
         if !is_tag {
             return Err(unusable("the tag is none"));
@@ -133,7 +149,13 @@ pub fn push(
     config.buffer.clone_from(&image.config);
     config.finish(&image.config_blob)?;
     let url = target.url(&format!("/manifests/{}", target.tag));
-    session.ask(Method::PUT, &url, &[("content-type", MANIFEST_TYPE)], image.manifest.clone(), "the manifest")?;
+    session.ask(
+        Method::PUT,
+        &url,
+        &[("content-type", MANIFEST_TYPE)],
+        image.manifest.clone(),
+        "the manifest",
+    )?;
     Ok(Written {
         digest: image.manifest_blob.digest,
         bytes: layer.blob.len,
@@ -177,7 +199,14 @@ impl<'s> Session<'s> {
     }
 
     /// Asks; a registry that wants to know who it is gets told, once.
-    fn ask(&mut self, method: Method, url: &str, headers: &[(&str, &str)], body: Vec<u8>, what: &str) -> Result<Answer> {
+    fn ask(
+        &mut self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+        what: &str,
+    ) -> Result<Answer> {
         let mut is_second = false;
         loop {
             let mut request = self.client.request(method.clone(), url).timeout(PATIENCE);
@@ -205,7 +234,11 @@ impl<'s> Session<'s> {
             let response = request.send().await.map_err(explain)?;
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
             let body = response.text().await.map_err(explain)?;
-            Ok(Answer { status, headers, body })
+            Ok(Answer {
+                status,
+                headers,
+                body,
+            })
         };
         let answer = self.waiting.wait(self.monitor, work).ok_or_else(stopped)?;
         answer.map_err(|failed| {
@@ -233,12 +266,22 @@ impl<'s> Session<'s> {
             507 => (Kind::NoSpace, "make room in the registry".to_owned()),
             _ => (Kind::Unavailable, "try again later".to_owned()),
         };
-        Error::new(kind, format!("{what}: the registry {host} refuses ({}): {said}", answer.status)).hint(hint)
+        Error::new(
+            kind,
+            format!(
+                "{what}: the registry {host} refuses ({}): {said}",
+                answer.status
+            ),
+        )
+        .hint(hint)
     }
 
     /// What the registry wants to see.
     fn authorize(&self, answer: &Answer) -> Result<SecretString> {
-        let challenge = answer.headers.get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
+        let challenge = answer
+            .headers
+            .get(WWW_AUTHENTICATE)
+            .and_then(|value| value.to_str().ok());
         let challenge = challenge.unwrap_or_default();
         let (scheme, parameters) = challenge.split_once(' ').unwrap_or((challenge, ""));
         let basic = self.login.0.as_ref().map(|(user, password)| {
@@ -253,15 +296,27 @@ impl<'s> Session<'s> {
         }
         let realm = parameter(parameters, "realm").unwrap_or_default();
         // A token, and the password that buys it, do not travel in clear text unless all of it does.
-        if !(realm.starts_with("https://") || (self.target.is_plain && realm.starts_with("http://"))) {
+        if !(realm.starts_with("https://")
+            || (self.target.is_plain && realm.starts_with("http://")))
+        {
             return Err(Error::new(
                 Kind::Denied,
-                format!("the registry {} gives tokens at `{realm}`, which is not asked", self.target.host),
+                format!(
+                    "the registry {} gives tokens at `{realm}`, which is not asked",
+                    self.target.host
+                ),
             ));
         }
         let scope = format!("repository:{}:pull,push", self.target.name);
         let mut url = reqwest::Url::parse(&realm).map_err(|e| {
-            Error::new(Kind::Unavailable, format!("the registry {} gives tokens at `{realm}`", self.target.host)).because(e)
+            Error::new(
+                Kind::Unavailable,
+                format!(
+                    "the registry {} gives tokens at `{realm}`",
+                    self.target.host
+                ),
+            )
+            .because(e)
         })?;
         if let Some(service) = parameter(parameters, "service") {
             url.query_pairs_mut().append_pair("service", &service);
@@ -282,7 +337,10 @@ impl<'s> Session<'s> {
             Some(token) => Ok(SecretString::from(format!("Bearer {token}"))),
             None => Err(Error::new(
                 Kind::Unavailable,
-                format!("the registry {}: where it gives tokens, none was given", self.target.host),
+                format!(
+                    "the registry {}: where it gives tokens, none was given",
+                    self.target.host
+                ),
             )),
         }
     }
@@ -323,18 +381,26 @@ impl<'u, 's> Upload<'u, 's> {
 
     /// Where the registry wants the next part: at itself, whatever it says.
     fn moved(&mut self, answer: &Answer) -> Result<()> {
-        let said = answer.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+        let said = answer
+            .headers
+            .get(LOCATION)
+            .and_then(|value| value.to_str().ok());
         let Some(said) = said else { return Ok(()) };
         let before = reqwest::Url::parse(&self.location);
         let next = before.and_then(|before| before.join(said).map(|next| (before, next)));
         match next {
-            Ok((before, next)) if next.scheme() == before.scheme() && next.host_str() == before.host_str() => {
+            Ok((before, next))
+                if next.scheme() == before.scheme() && next.host_str() == before.host_str() =>
+            {
                 self.location = next.to_string();
                 Ok(())
             }
             _ => Err(Error::new(
                 Kind::Denied,
-                format!("the registry {} wants the memory to be sent elsewhere, to `{said}`", self.session.target.host),
+                format!(
+                    "the registry {} wants the memory to be sent elsewhere, to `{said}`",
+                    self.session.target.host
+                ),
             )
             .hint("it is not sent; use a registry that takes blobs itself")),
         }
@@ -346,18 +412,33 @@ impl<'u, 's> Upload<'u, 's> {
             return Ok(());
         }
         let range = format!("{}-{}", self.offset, self.offset + len - 1);
-        let headers = [("content-type", "application/octet-stream"), ("content-range", range.as_str())];
+        let headers = [
+            ("content-type", "application/octet-stream"),
+            ("content-range", range.as_str()),
+        ];
         let body = std::mem::take(&mut self.buffer);
-        let answer = self.session.ask(Method::PATCH, &self.location, &headers, body, "the layer")?;
+        let answer =
+            self.session
+                .ask(Method::PATCH, &self.location, &headers, body, "the layer")?;
         self.offset += len;
         self.moved(&answer)
     }
 
     fn finish(mut self, blob: &Blob) -> Result<()> {
         self.part()?;
-        let joint = if self.location.contains('?') { '&' } else { '?' };
+        let joint = if self.location.contains('?') {
+            '&'
+        } else {
+            '?'
+        };
         let url = format!("{}{joint}digest={}", self.location, blob.digest);
-        self.session.ask(Method::PUT, &url, &[("content-type", "application/octet-stream")], Vec::new(), "the layer")?;
+        self.session.ask(
+            Method::PUT,
+            &url,
+            &[("content-type", "application/octet-stream")],
+            Vec::new(),
+            "the layer",
+        )?;
         Ok(())
     }
 }
@@ -389,11 +470,19 @@ mod tests {
     fn an_image_in_a_registry_is_named_and_nothing_else_is() {
         let parse = |text: &str| Target::parse(text, "3f9a", false);
         let target = parse("registry.example:5000/team/web:1").unwrap();
-        assert_eq!(target.url("/x"), "https://registry.example:5000/v2/team/web/x");
+        assert_eq!(
+            target.url("/x"),
+            "https://registry.example:5000/v2/team/web/x"
+        );
         assert_eq!(target.tag, "1");
-        assert_eq!(parse("localhost:5000/web").unwrap().url(""), "http://localhost:5000/v2/web");
+        assert_eq!(
+            parse("localhost:5000/web").unwrap().url(""),
+            "http://localhost:5000/v2/web"
+        );
         assert_eq!(parse("localhost:5000/web").unwrap().tag, "3f9a");
-        for text in ["web", "r/Web", "r/", "r/../x", "r/a//b", "r/a:", "a@b/c", "r/a:-x", "/a", "r/a?x=1"] {
+        for text in [
+            "web", "r/Web", "r/", "r/../x", "r/a//b", "r/a:", "a@b/c", "r/a:-x", "/a", "r/a?x=1",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }
@@ -402,11 +491,18 @@ mod tests {
     fn a_login_is_that_of_this_registry_alone() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let auth = STANDARD.encode("robot:pass:word");
-        std::fs::write(file.path(), format!(r#"{{"auths":{{"r.example":{{"auth":"{auth}"}}}}}}"#)).unwrap();
+        std::fs::write(
+            file.path(),
+            format!(r#"{{"auths":{{"r.example":{{"auth":"{auth}"}}}}}}"#),
+        )
+        .unwrap();
         let files = [PathBuf::from("/does/not/exist"), file.path().to_path_buf()];
         let login = Login::find(&files, "r.example");
         let (user, password) = login.0.as_ref().unwrap();
-        assert_eq!((user.as_str(), password.expose_secret()), ("robot", "pass:word"));
+        assert_eq!(
+            (user.as_str(), password.expose_secret()),
+            ("robot", "pass:word")
+        );
         assert!(!format!("{login:?}").contains("word"));
         assert!(Login::find(&files, "other.example").0.is_none());
     }
@@ -414,7 +510,10 @@ mod tests {
     #[test]
     fn a_challenge_is_read() {
         let text = r#"realm="https://auth.example/token",service="r",scope="x""#;
-        assert_eq!(parameter(text, "realm").as_deref(), Some("https://auth.example/token"));
+        assert_eq!(
+            parameter(text, "realm").as_deref(),
+            Some("https://auth.example/token")
+        );
         assert_eq!(parameter(text, "error"), None);
     }
 }

@@ -87,7 +87,11 @@ impl Registry {
 
     /// Lets these be fetched.
     pub fn admit(&self, blobs: &[Admitted]) {
-        let mut admitted = self.state.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut admitted = self
+            .state
+            .admitted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for Admitted { media_type, blob } in blobs {
             admitted.insert(blob.digest.clone(), (media_type.clone(), blob.len));
         }
@@ -137,7 +141,11 @@ fn serve(mut connection: TcpStream, state: &State) -> std::io::Result<()> {
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
     let request = request(&mut connection)?;
-    let admitted = state.admitted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let admitted = state
+        .admitted
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     let answer = answer(&request, &admitted);
     let mut out = BufWriter::with_capacity(256 << 10, &mut connection);
     out.write_all(answer.head().as_bytes())?;
@@ -181,7 +189,10 @@ impl Answer {
     }
 
     fn head(&self) -> String {
-        let mut head = format!("HTTP/1.1 {}\r\nConnection: close\r\nDocker-Distribution-API-Version: registry/2.0\r\n", self.status);
+        let mut head = format!(
+            "HTTP/1.1 {}\r\nConnection: close\r\nDocker-Distribution-API-Version: registry/2.0\r\n",
+            self.status
+        );
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -194,7 +205,10 @@ impl Answer {
 fn answer(request: &str, admitted: &HashMap<String, (String, u64)>) -> Answer {
     let mut lines = request.lines();
     let mut words = lines.next().unwrap_or_default().split(' ');
-    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (method, path) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
     if !matches!(method, "GET" | "HEAD") {
         return Answer::bare("405 Method Not Allowed");
     }
@@ -205,7 +219,10 @@ fn answer(request: &str, admitted: &HashMap<String, (String, u64)>) -> Answer {
     let digest = path
         .strip_prefix("/v2/")
         .and_then(|rest| rest.strip_prefix(NAME))
-        .and_then(|rest| rest.strip_prefix("/manifests/").or_else(|| rest.strip_prefix("/blobs/")));
+        .and_then(|rest| {
+            rest.strip_prefix("/manifests/")
+                .or_else(|| rest.strip_prefix("/blobs/"))
+        });
     let Some((digest, (media_type, len))) =
         digest.and_then(|digest| Some((digest, admitted.get(digest)?)))
     else {
@@ -227,7 +244,10 @@ fn answer(request: &str, admitted: &HashMap<String, (String, u64)>) -> Answer {
         ("Accept-Ranges", "bytes".to_owned()),
     ];
     if range.is_some() {
-        headers.push(("Content-Range", format!("bytes {from}-{}/{len}", from + count - 1)));
+        headers.push((
+            "Content-Range",
+            format!("bytes {from}-{}/{len}", from + count - 1),
+        ));
     }
     Answer {
         status,
@@ -242,7 +262,10 @@ fn within(range: &str, len: u64) -> Option<(u64, u64)> {
     let (from, to) = match (from, to) {
         ("", last) => (len.checked_sub(last.parse().ok()?)?, len.checked_sub(1)?),
         (from, "") => (from.parse().ok()?, len.checked_sub(1)?),
-        (from, to) => (from.parse().ok()?, to.parse::<u64>().ok()?.min(len.checked_sub(1)?)),
+        (from, to) => (
+            from.parse().ok()?,
+            to.parse::<u64>().ok()?.min(len.checked_sub(1)?),
+        ),
     };
     (from <= to && from < len).then(|| (from, to - from + 1))
 }
@@ -255,47 +278,87 @@ mod tests {
 
     impl Blobs for Zeros {
         fn read(&self, _: &str, offset: u64, len: u64, out: &mut dyn Write) -> Result<()> {
-            let bytes: Vec<u8> = (offset..offset + len).map(|n| u8::try_from(n % 251).unwrap()).collect();
+            let bytes: Vec<u8> = (offset..offset + len)
+                .map(|n| u8::try_from(n % 251).unwrap())
+                .collect();
             out.write_all(&bytes).map_err(|e| Error::io("x", e))
         }
     }
 
     fn asked(registry: &Registry, head: &str) -> (String, Vec<u8>) {
         let mut connection = TcpStream::connect(registry.at).unwrap();
-        connection.write_all(head.replace('\n', "\r\n").as_bytes()).unwrap();
+        connection
+            .write_all(head.replace('\n', "\r\n").as_bytes())
+            .unwrap();
         let mut bytes = Vec::new();
         connection.read_to_end(&mut bytes).unwrap();
         let at = bytes.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
-        (String::from_utf8(bytes[..at].to_vec()).unwrap(), bytes[at + 4..].to_vec())
+        (
+            String::from_utf8(bytes[..at].to_vec()).unwrap(),
+            bytes[at + 4..].to_vec(),
+        )
     }
 
     #[test]
     fn what_was_admitted_is_given_whole_and_in_parts_and_nothing_else_is() {
         let registry = Registry::start(Zeros, 0).unwrap();
         let digest = format!("sha256:{}", "a".repeat(64));
-        let blob = Blob { digest: digest.clone(), len: 1000 };
-        registry.admit(&[Admitted { media_type: "x/y".to_owned(), blob }]);
+        let blob = Blob {
+            digest: digest.clone(),
+            len: 1000,
+        };
+        registry.admit(&[Admitted {
+            media_type: "x/y".to_owned(),
+            blob,
+        }]);
         let path = format!("/v2/cryostore/base/blobs/{digest}");
         let (head, body) = asked(&registry, &format!("GET {path} HTTP/1.1\nHost: x\n\n"));
-        assert!(head.starts_with("HTTP/1.1 200 OK") && head.contains("Content-Type: x/y"), "{head}");
-        assert!(head.contains(&format!("Docker-Content-Digest: {digest}")), "{head}");
+        assert!(
+            head.starts_with("HTTP/1.1 200 OK") && head.contains("Content-Type: x/y"),
+            "{head}"
+        );
+        assert!(
+            head.contains(&format!("Docker-Content-Digest: {digest}")),
+            "{head}"
+        );
         assert_eq!((body.len(), body[252]), (1000, 1));
-        let (head, body) = asked(&registry, &format!("GET {path} HTTP/1.1\nrange: bytes=990-\n\n"));
-        assert!(head.contains("206") && head.contains("Content-Range: bytes 990-999/1000"), "{head}");
+        let (head, body) = asked(
+            &registry,
+            &format!("GET {path} HTTP/1.1\nrange: bytes=990-\n\n"),
+        );
+        assert!(
+            head.contains("206") && head.contains("Content-Range: bytes 990-999/1000"),
+            "{head}"
+        );
         assert_eq!((body.len(), body[0]), (10, 237));
         let manifest = path.replace("blobs", "manifests");
         let (head, body) = asked(&registry, &format!("HEAD {manifest} HTTP/1.1\n\n"));
-        assert!(head.contains("Content-Length: 1000") && body.is_empty(), "{head}");
+        assert!(
+            head.contains("Content-Length: 1000") && body.is_empty(),
+            "{head}"
+        );
         for (request, status) in [
             ("GET /v2/ HTTP/1.1\n\n".to_owned(), "200"),
-            (format!("GET {} HTTP/1.1\n\n", path.replace('a', "b")), "404"),
-            ("GET /v2/cryostore/base/blobs/../../../etc/passwd HTTP/1.1\n\n".to_owned(), "404"),
+            (
+                format!("GET {} HTTP/1.1\n\n", path.replace('a', "b")),
+                "404",
+            ),
+            (
+                "GET /v2/cryostore/base/blobs/../../../etc/passwd HTTP/1.1\n\n".to_owned(),
+                "404",
+            ),
             (format!("PUT {path} HTTP/1.1\n\n"), "405"),
-            (format!("GET {path} HTTP/1.1\nRange: bytes=1000-\n\n"), "416"),
+            (
+                format!("GET {path} HTTP/1.1\nRange: bytes=1000-\n\n"),
+                "416",
+            ),
             (format!("GET {path} HTTP/1.1\nRange: bytes=9-3\n\n"), "416"),
         ] {
             let (head, body) = asked(&registry, &request);
-            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {head}");
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{request}: {head}"
+            );
             assert!(body.is_empty());
         }
         assert!(registry.reference(&digest).starts_with("127.0.0.1:"));

@@ -40,9 +40,11 @@ pub fn switch(runtime: &str) -> Switch {
         "containerd" if at >= [2, 4, 0] => Switch::Never(format!(
             "containerd {version} has no restore of containers any more (removed in 2.4); 2.1 to 2.3 have it"
         )),
-        "containerd" if at >= [2, 3, 4] || (at >= [2, 2, 7] && at < [2, 3, 0]) => Switch::Off(format!(
-            "containerd {version} has it turned off by default: set enable_experimental_restore_via_create = true below [plugins.\"io.containerd.cri.v1.runtime\"] in /etc/containerd/config.toml and restart containerd"
-        )),
+        "containerd" if at >= [2, 3, 4] || ([2, 2, 7]..[2, 3, 0]).contains(&at) => {
+            Switch::Off(format!(
+                "containerd {version} has it turned off by default: set enable_experimental_restore_via_create = true below [plugins.\"io.containerd.cri.v1.runtime\"] in /etc/containerd/config.toml and restart containerd"
+            ))
+        }
         "containerd" => Switch::On,
         "cri-o" => Switch::Off(format!(
             "CRI-O {version}: releases from September 2026 on take checkpoints only; set container_level_enabled = \"checkpoint_restore\" below [crio.checkpoint_restore]; older ones restore unless enable_criu_support is false"

@@ -150,9 +150,10 @@ impl Source {
             dangerous,
             images,
             open: images::read(&file_list.unwrap_or_default()),
-            plugins: inventory
-                .as_ref()
-                .map_or_else(|| record.producer.criu_plugins.clone(), |i| i.plugins.clone()),
+            plugins: inventory.as_ref().map_or_else(
+                || record.producer.criu_plugins.clone(),
+                |i| i.plugins.clone(),
+            ),
             is_incremental: record.requires.is_some()
                 || reader.manifest().maps.iter().any(|map| {
                     use cryostore_engine::format::manifest::RunPlace;
@@ -173,7 +174,9 @@ fn family(record: &SnapshotRecord, images: &BTreeSet<String>) -> Family {
         "cri-o" => Family::CriO,
         "podman" => Family::Podman,
         // runc writes the file, and docker keeps it in its directory.
-        _ if images.contains("descriptors.json") && record.archive.kind == ArchiveKind::Directory => {
+        _ if images.contains("descriptors.json")
+            && record.archive.kind == ArchiveKind::Directory =>
+        {
             Family::Docker
         }
         _ => Family::Criu,

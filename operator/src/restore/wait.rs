@@ -33,7 +33,12 @@ pub enum State {
 /// How the container of a pod is.
 #[must_use]
 pub fn state(pod: &Value, container: &str) -> State {
-    let list = |pointer: &str| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let list = |pointer: &str| {
+        pod.pointer(pointer)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+    };
     let found = list("/status/containerStatuses")
         .chain(list("/status/initContainerStatuses"))
         .find(|status| text(status, "/name") == container)
@@ -77,7 +82,9 @@ pub fn state(pod: &Value, container: &str) -> State {
 
 /// The error for a container that does not run.
 fn failed(title: &str, why: &str) -> Error {
-    let log = logs::named_in(why).map(|path| logs::last_errors(&path)).unwrap_or_default();
+    let log = logs::named_in(why)
+        .map(|path| logs::last_errors(&path))
+        .unwrap_or_default();
     let mut text = format!("pod {title} was made, and its container does not run: {why}");
     if !log.is_empty() {
         text.push_str(&format!("; CRIU: {log}"));
@@ -88,7 +95,12 @@ fn failed(title: &str, why: &str) -> Error {
     }
     let cure = errors::TABLE
         .iter()
-        .find(|known| known.parts.iter().all(|part| text.to_lowercase().contains(part)))
+        .find(|known| {
+            known
+                .parts
+                .iter()
+                .all(|part| text.to_lowercase().contains(part))
+        })
         .map(|known| format!("{}; ", known.cure))
         .unwrap_or_default();
     Error::new(Kind::Unavailable, text).hint(format!(
@@ -131,7 +143,10 @@ pub fn until_it_runs(
             let (State::Waits(why) | State::Fails(why)) = now else {
                 continue;
             };
-            return Err(failed(&title, &format!("after {} s: {why}", limit.as_secs())));
+            return Err(failed(
+                &title,
+                &format!("after {} s: {why}", limit.as_secs()),
+            ));
         }
         if monitor.stop() {
             return Err(Error::new(
@@ -156,12 +171,27 @@ mod tests {
         let waiting = |reason: &str| of(json!({"waiting": {"reason": reason, "message": "m"}}));
         for (pod, wanted) in [
             (of(json!({"running": {}})), State::Runs),
-            (waiting("ContainerCreating"), State::Waits("ContainerCreating: m".to_owned())),
-            (waiting("ErrImageNeverPull"), State::Fails("ErrImageNeverPull: m".to_owned())),
-            (waiting("CreateContainerError"), State::Fails("CreateContainerError: m".to_owned())),
-            (of(json!({"terminated": {"exitCode": 137, "reason": "Error"}})), State::Ended("it ended with exit code 137 Error".to_owned())),
+            (
+                waiting("ContainerCreating"),
+                State::Waits("ContainerCreating: m".to_owned()),
+            ),
+            (
+                waiting("ErrImageNeverPull"),
+                State::Fails("ErrImageNeverPull: m".to_owned()),
+            ),
+            (
+                waiting("CreateContainerError"),
+                State::Fails("CreateContainerError: m".to_owned()),
+            ),
+            (
+                of(json!({"terminated": {"exitCode": 137, "reason": "Error"}})),
+                State::Ended("it ended with exit code 137 Error".to_owned()),
+            ),
             (json!({}), State::Waits("no state yet".to_owned())),
-            (json!({"status": {"phase": "Failed", "reason": "NodeAffinity", "message": "x"}}), State::Ended("the pod failed: NodeAffinity x".to_owned())),
+            (
+                json!({"status": {"phase": "Failed", "reason": "NodeAffinity", "message": "x"}}),
+                State::Ended("the pod failed: NodeAffinity x".to_owned()),
+            ),
             (
                 json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3"}]}}),
                 State::Fails("it is not scheduled: Unschedulable: 0/3".to_owned()),
@@ -173,7 +203,10 @@ mod tests {
 
     #[test]
     fn the_words_of_criu_and_the_known_cure_are_in_the_error() {
-        let e = failed("shop/web", "CreateContainerError: failed to start: Error (criu/sk-inet.c:200): inet: Connected TCP socket, consider");
+        let e = failed(
+            "shop/web",
+            "CreateContainerError: failed to start: Error (criu/sk-inet.c:200): inet: Connected TCP socket, consider",
+        );
         assert!(e.to_string().contains("Connected TCP socket"), "{e}");
         assert!(e.advice().unwrap().contains("tcp-close"), "{e:?}");
     }

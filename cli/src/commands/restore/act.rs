@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, stderr, stdin};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cryostore_engine::{Error, Kind, Repository};
+use cryostore_engine::{Error, Kind, Monitor, Repository};
 use cryostore_operator::Cluster;
 use cryostore_operator::restore::layer::Changes;
 use cryostore_operator::restore::plan::{Driver, Plan};
@@ -64,9 +64,17 @@ fn directory(act: &Act<'_>, to: &str) -> Result<Done, Failure> {
     for skipped in &stats.skipped {
         act.context.screen.warn(&format!("not unpacked: {skipped}"));
     }
-    let mut text = format!("{} files, {} to {}", stats.files, size(stats.bytes), dir.display());
+    let mut text = format!(
+        "{} files, {} to {}",
+        stats.files,
+        size(stats.bytes),
+        dir.display()
+    );
     if let Some(id) = docker {
-        text.push_str(&format!("; go on with: docker start --checkpoint {} {id}", checkpoint_name(act)));
+        text.push_str(&format!(
+            "; go on with: docker start --checkpoint {} {id}",
+            checkpoint_name(act)
+        ));
     }
     Ok(Done {
         text,
@@ -128,7 +136,13 @@ fn push(act: &Act<'_>, to: &str) -> Result<Done, Failure> {
     let login = push::Login::find(&login_files(), &target.host);
     let written = push::push(act.repo, act.source, &target, &login, act.context.monitor())?;
     Ok(Done {
-        text: format!("an image of {} to {}/{}:{}", size(written.bytes), target.host, target.name, target.tag),
+        text: format!(
+            "an image of {} to {}/{}:{}",
+            size(written.bytes),
+            target.host,
+            target.name,
+            target.tag
+        ),
         bytes: Some(written.bytes),
         digest: Some(written.digest),
         stripped: Some(written.stripped),
@@ -138,7 +152,9 @@ fn push(act: &Act<'_>, to: &str) -> Result<Done, Failure> {
 
 /// Where Podman, Skopeo and Docker write logins down, in their order.
 fn login_files() -> Vec<PathBuf> {
-    let of = |variable: &str, rest: &str| std::env::var_os(variable).map(|dir| PathBuf::from(dir).join(rest));
+    let of = |variable: &str, rest: &str| {
+        std::env::var_os(variable).map(|dir| PathBuf::from(dir).join(rest))
+    };
     let files = [
         std::env::var_os("REGISTRY_AUTH_FILE").map(PathBuf::from),
         of("XDG_RUNTIME_DIR", "containers/auth.json"),
@@ -183,6 +199,7 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
         .into());
     }
     let settings = act.args.settings();
+    tidy(cluster, &settings, monitor);
     // Until the container runs: its runtime fetches the base image when it creates it.
     let registry = Registry::start(containerd::NodeContent(settings.clone()), 0)?;
     let made = into_containerd(act, &image, Some(&registry))?;
@@ -198,15 +215,27 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
             return Err(e.into());
         }
     };
-    act.context.screen.note(&format!("pod {namespace}/{name} was made; waiting until {} runs", plan.container));
+    act.context.screen.note(&format!(
+        "pod {namespace}/{name} was made; waiting until {} runs",
+        plan.container
+    ));
     let limit = Duration::from_secs(act.args.timeout);
-    let runs = wait::until_it_runs(cluster, (&namespace, &name, &uid), &plan.container, limit, monitor);
+    let runs = wait::until_it_runs(
+        cluster,
+        (&namespace, &name, &uid),
+        &plan.container,
+        limit,
+        monitor,
+    );
     if let (Ok(()), Some(base)) = (&runs, &made.base) {
         containerd::forget_base(&settings, base, monitor)?;
     }
     runs?;
     Ok(Done {
-        text: format!("pod {namespace}/{name} runs on node {node}, container {} goes on from the checkpoint", plan.container),
+        text: format!(
+            "pod {namespace}/{name} runs on node {node}, container {} goes on from the checkpoint",
+            plan.container
+        ),
         digest: Some(made.digest),
         bytes: Some(made.bytes),
         pod_uid: Some(uid),
@@ -215,13 +244,35 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
     })
 }
 
+/// Removes the images of earlier restores whose pods are gone: memory that nobody needs any more.
+fn tidy(cluster: &Cluster, settings: &containerd::Settings, monitor: &dyn Monitor) {
+    let tidied = containerd::made(settings, monitor).and_then(|images| {
+        for made in images {
+            if cluster.has_pod(&made.namespace, &made.pod, monitor)? == Some(false) {
+                containerd::clean_up(settings, &made.image, monitor)?;
+            }
+        }
+        Ok(())
+    });
+    // The restore does not depend on it, and whatever is wrong with containerd it says itself.
+    if let Err(e) = tidied {
+        monitor.warning(&format!("images of earlier restores were not removed: {e}"));
+    }
+}
+
 fn podman(act: &Act<'_>) -> Result<Done, Failure> {
     let options = podman::Options {
         name: act.args.name.clone(),
         publish: act.args.publish.clone(),
         tcp_established: act.args.tcp_established,
     };
-    let id = podman::restore(act.repo, act.source, &options, &act.args.spool, act.context.monitor())?;
+    let id = podman::restore(
+        act.repo,
+        act.source,
+        &options,
+        &act.args.spool,
+        act.context.monitor(),
+    )?;
     Ok(Done {
         text: format!("podman restored container {}", id.get(..12).unwrap_or(&id)),
         container_id: Some(id),
@@ -245,7 +296,10 @@ fn criu(act: &Act<'_>) -> Result<Done, Failure> {
         }),
         Err(e) => {
             // Its log is the evidence; the memory beside it goes.
-            let log = act.args.spool.join(format!("cryostore-{}.restore.log", tag(act)));
+            let log = act
+                .args
+                .spool
+                .join(format!("cryostore-{}.restore.log", tag(act)));
             let kept = std::fs::rename(dir.join("restore.log"), &log).is_ok();
             let hint = e.advice().unwrap_or_default().replace(
                 &dir.join("restore.log").display().to_string(),
@@ -279,5 +333,9 @@ pub(super) fn sure(act: &Act<'_>, place: &str) -> Result<(), Failure> {
         .lock()
         .read_line(&mut line)
         .map_err(|e| Error::io("standard input", e))?;
-    if line.trim() == "yes" { Ok(()) } else { Err(refused().into()) }
+    if line.trim() == "yes" {
+        Ok(())
+    } else {
+        Err(refused().into())
+    }
 }

@@ -55,12 +55,7 @@ impl<'r> Report<'r> {
         }
     }
 
-    pub(super) fn of_done(
-        source: &'r Source,
-        plan: &'r Plan,
-        done: Done,
-        id_len: usize,
-    ) -> Self {
+    pub(super) fn of_done(source: &'r Source, plan: &'r Plan, done: Done, id_len: usize) -> Self {
         let mut report = Self::of_plan(source, plan, id_len);
         report.done = Some(done);
         report
@@ -75,7 +70,7 @@ fn line(f: &mut fmt::Formatter<'_>, what: &str, value: &str) -> fmt::Result {
     }
 }
 
-const fn word(level: Level) -> &'static str {
+pub(super) const fn word(level: Level) -> &'static str {
     match level {
         Level::Refused => "refused",
         Level::Unsafe => "unsafe",
@@ -103,7 +98,15 @@ impl fmt::Display for Report<'_> {
         line(f, "driver", plan.driver.name())?;
         line(f, "to", &of(&plan.to))?;
         let here = if plan.is_here { " (this machine)" } else { "" };
-        line(f, "node", &plan.node.as_ref().map(|node| format!("{node}{here}")).unwrap_or_default())?;
+        line(
+            f,
+            "node",
+            &plan
+                .node
+                .as_ref()
+                .map(|node| format!("{node}{here}"))
+                .unwrap_or_default(),
+        )?;
         line(f, "namespace", &of(&plan.namespace))?;
         line(f, "name", &of(&plan.name))?;
         line(f, "image", &of(&plan.image))?;
@@ -111,10 +114,21 @@ impl fmt::Display for Report<'_> {
             line(f, "without", &format!("{}: {}", dropped.what, dropped.why))?;
         }
         if !plan.stripped.is_empty() {
-            line(f, "stripped", &format!("{}: by these an archive would reach out of its container", plan.stripped.join(", ")))?;
+            line(
+                f,
+                "stripped",
+                &format!(
+                    "{}: by these an archive would reach out of its container",
+                    plan.stripped.join(", ")
+                ),
+            )?;
         }
         for finding in &plan.findings {
-            let cure = if finding.cure.is_empty() { String::new() } else { format!(" ({})", finding.cure) };
+            let cure = if finding.cure.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", finding.cure)
+            };
             line(f, word(finding.level), &format!("{}{cure}", finding.text))?;
         }
         line(f, "afterwards", plan.after_a_crash.unwrap_or_default())

@@ -80,13 +80,17 @@ impl<'m> Client<'m> {
     }
 
     fn call(&self, what: &str, method: &str, message: Message) -> Result<Bytes> {
-        let answer = self.channel.call(method, &self.to, message.into_bytes(), self.monitor)?;
+        let answer = self
+            .channel
+            .call(method, &self.to, message.into_bytes(), self.monitor)?;
         answer.map_err(|status| status.error(what))
     }
 
     /// As above; none where it is not there.
     fn find(&self, what: &str, method: &str, message: Message) -> Result<Option<Bytes>> {
-        let answer = self.channel.call(method, &self.to, message.into_bytes(), self.monitor)?;
+        let answer = self
+            .channel
+            .call(method, &self.to, message.into_bytes(), self.monitor)?;
         match answer {
             Ok(bytes) => Ok(Some(bytes)),
             Err(status) if status.code == NOT_FOUND => Ok(None),
@@ -96,7 +100,9 @@ impl<'m> Client<'m> {
 
     /// As above; false where it is there already.
     fn make(&self, what: &str, method: &str, message: Message) -> Result<bool> {
-        let answer = self.channel.call(method, &self.to, message.into_bytes(), self.monitor)?;
+        let answer = self
+            .channel
+            .call(method, &self.to, message.into_bytes(), self.monitor)?;
         match answer {
             Ok(_) => Ok(true),
             Err(status) if status.code == ALREADY_EXISTS => Ok(false),
@@ -106,13 +112,21 @@ impl<'m> Client<'m> {
 
     pub(super) fn create_lease(&self, id: &str, labels: &Labels) -> Result<()> {
         let message = Message::new().text(1, id).map(3, labels);
-        self.make("making a lease", "containerd.services.leases.v1.Leases/Create", message)?;
+        self.make(
+            "making a lease",
+            "containerd.services.leases.v1.Leases/Create",
+            message,
+        )?;
         Ok(())
     }
 
     pub(super) fn delete_lease(&self, id: &str) -> Result<()> {
         let message = Message::new().text(1, id).number(2, 1);
-        self.find("ending a lease", "containerd.services.leases.v1.Leases/Delete", message)?;
+        self.find(
+            "ending a lease",
+            "containerd.services.leases.v1.Leases/Delete",
+            message,
+        )?;
         Ok(())
     }
 
@@ -139,14 +153,22 @@ impl<'m> Client<'m> {
     /// Ends an upload that was not committed.
     pub(super) fn abort(&self, name: &str) -> Result<()> {
         let message = Message::new().text(1, name);
-        self.find("ending an upload", "containerd.services.content.v1.Content/Abort", message)?;
+        self.find(
+            "ending an upload",
+            "containerd.services.content.v1.Content/Abort",
+            message,
+        )?;
         Ok(())
     }
 
     /// The length of a blob; none if it is not there.
     pub(crate) fn content_len(&self, digest: &str) -> Result<Option<u64>> {
         let message = Message::new().text(1, digest);
-        let found = self.find("looking for content", "containerd.services.content.v1.Content/Info", message)?;
+        let found = self.find(
+            "looking for content",
+            "containerd.services.content.v1.Content/Info",
+            message,
+        )?;
         Ok(found.map(|answer| number_at(bytes_at(&answer, 1), 2)))
     }
 
@@ -160,12 +182,17 @@ impl<'m> Client<'m> {
     ) -> Result<()> {
         let what = "reading content";
         let method = "containerd.services.content.v1.Content/Read";
-        let message = Message::new().text(1, digest).number(2, offset).number(3, len);
+        let message = Message::new()
+            .text(1, digest)
+            .number(2, offset)
+            .number(3, len);
         let mut call = self
             .channel
             .open(method, &self.to, self.monitor)?
             .map_err(|status| status.error(what))?;
-        let sent = self.channel.send(&mut call, message.into_bytes(), true, self.monitor)?;
+        let sent = self
+            .channel
+            .send(&mut call, message.into_bytes(), true, self.monitor)?;
         sent.map_err(|status| status.error(what))?;
         loop {
             let answer = self.channel.receive(&mut call, self.monitor)?;
@@ -181,19 +208,46 @@ impl<'m> Client<'m> {
     /// What the image of this name names; none if there is none.
     pub(crate) fn image(&self, name: &str) -> Result<Option<Descriptor>> {
         let message = Message::new().text(1, name);
-        let found = self.find("looking for an image", "containerd.services.images.v1.Images/Get", message)?;
+        let found = self.find(
+            "looking for an image",
+            "containerd.services.images.v1.Images/Get",
+            message,
+        )?;
         Ok(found.map(|answer| Descriptor::read(bytes_at(bytes_at(&answer, 1), 3))))
     }
 
+    /// Names of the images that have this label.
+    pub(super) fn images_with(&self, label: &str) -> Result<Vec<String>> {
+        let message = Message::new().text(1, &format!("labels.\"{label}\""));
+        let answer = self.call(
+            "listing images",
+            "containerd.services.images.v1.Images/List",
+            message,
+        )?;
+        Ok(all_at(&answer, 1)
+            .into_iter()
+            .map(|image| text_at(image, 1))
+            .collect())
+    }
+
     /// Gives a name to what is there; another image loses it.
-    pub(super) fn create_image(&self, name: &str, target: &Descriptor, labels: &Labels) -> Result<()> {
+    pub(super) fn create_image(
+        &self,
+        name: &str,
+        target: &Descriptor,
+        labels: &Labels,
+    ) -> Result<()> {
         let image = Message::new()
             .text(1, name)
             .map(2, labels)
             .message(3, &target.message());
         let message = Message::new().message(1, &image);
         let service = "containerd.services.images.v1.Images";
-        if !self.make("naming an image", &format!("{service}/Create"), message.clone())? {
+        if !self.make(
+            "naming an image",
+            &format!("{service}/Create"),
+            message.clone(),
+        )? {
             self.call("naming an image", &format!("{service}/Update"), message)?;
         }
         Ok(())
@@ -202,24 +256,42 @@ impl<'m> Client<'m> {
     /// False: there was none. What nothing names any more goes, before this returns.
     pub(super) fn delete_image(&self, name: &str) -> Result<bool> {
         let message = Message::new().text(1, name).number(2, 1);
-        let found = self.find("removing an image", "containerd.services.images.v1.Images/Delete", message)?;
+        let found = self.find(
+            "removing an image",
+            "containerd.services.images.v1.Images/Delete",
+            message,
+        )?;
         Ok(found.is_some())
     }
 
     /// Unpacks a layer without a parent into a snapshot of the name `chain`, unless it is there.
-    pub(super) fn unpack(&self, snapshotter: &str, key: &str, chain: &str, layer: &Descriptor) -> Result<()> {
+    pub(super) fn unpack(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        chain: &str,
+        layer: &Descriptor,
+    ) -> Result<()> {
         let service = "containerd.services.snapshots.v1.Snapshots";
         let what = format!("unpacking with the snapshotter {snapshotter}");
         let named = |name: &str| Message::new().text(1, snapshotter).text(2, name);
-        if self.find(&what, &format!("{service}/Stat"), named(chain))?.is_some() {
+        if self
+            .find(&what, &format!("{service}/Stat"), named(chain))?
+            .is_some()
+        {
             return Ok(());
         }
         let prepared = self.call(&what, &format!("{service}/Prepare"), named(key))?;
-        let unpacked = self.apply(&what, &all_at(&prepared, 1), layer).and_then(|()| {
-            let commit = Message::new().text(1, snapshotter).text(2, chain).text(3, key);
-            // Another restore of the same snapshot may have been first.
-            self.make(&what, &format!("{service}/Commit"), commit)
-        });
+        let unpacked = self
+            .apply(&what, &all_at(&prepared, 1), layer)
+            .and_then(|()| {
+                let commit = Message::new()
+                    .text(1, snapshotter)
+                    .text(2, chain)
+                    .text(3, key);
+                // Another restore of the same snapshot may have been first.
+                self.make(&what, &format!("{service}/Commit"), commit)
+            });
         if !matches!(unpacked, Ok(true)) {
             self.find(&what, &format!("{service}/Remove"), named(key))?;
         }
@@ -236,7 +308,10 @@ impl<'m> Client<'m> {
         if applied.blob.digest != layer.blob.digest {
             return Err(Error::new(
                 Kind::Corrupt,
-                format!("containerd unpacked {} in place of {}", applied.blob.digest, layer.blob.digest),
+                format!(
+                    "containerd unpacked {} in place of {}",
+                    applied.blob.digest, layer.blob.digest
+                ),
             ));
         }
         Ok(())
@@ -245,14 +320,22 @@ impl<'m> Client<'m> {
     /// True if the CRI, and so the kubelet, sees the image.
     pub(super) fn cri_has_image(&self, name: &str) -> Result<bool> {
         let message = Message::new().message(1, &Message::new().text(1, name));
-        let answer = self.call("asking the CRI", "runtime.v1.ImageService/ImageStatus", message)?;
+        let answer = self.call(
+            "asking the CRI",
+            "runtime.v1.ImageService/ImageStatus",
+            message,
+        )?;
         Ok(!bytes_at(&answer, 1).is_empty())
     }
 
     /// The CRI's configuration, JSON; none if it does not say.
     pub(crate) fn cri_config(&self) -> Result<Option<serde_json::Value>> {
         let message = Message::new().number(1, 1);
-        let answer = self.call("asking the CRI", "runtime.v1.RuntimeService/Status", message)?;
+        let answer = self.call(
+            "asking the CRI",
+            "runtime.v1.RuntimeService/Status",
+            message,
+        )?;
         let text = value_at(&answer, 2, "config");
         Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }

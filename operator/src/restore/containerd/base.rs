@@ -41,7 +41,12 @@ pub(super) fn blobs_of(client: &Client<'_>, source: &Source) -> Result<Option<Ve
 }
 
 /// False: something of it is not here.
-fn walk(client: &Client<'_>, of: &Descriptor, found: &mut Vec<Admitted>, depth: usize) -> Result<bool> {
+fn walk(
+    client: &Client<'_>,
+    of: &Descriptor,
+    found: &mut Vec<Admitted>,
+    depth: usize,
+) -> Result<bool> {
     let Some(len) = client.content_len(&of.blob.digest)? else {
         return Ok(false);
     };
@@ -52,13 +57,20 @@ fn walk(client: &Client<'_>, of: &Descriptor, found: &mut Vec<Admitted>, depth: 
             len,
         },
     });
-    let is_list = of.media_type.ends_with("index.v1+json") || of.media_type.ends_with("manifest.list.v2+json");
-    let is_manifest = of.media_type.ends_with("manifest.v1+json") || of.media_type.ends_with("manifest.v2+json");
+    let is_list = of.media_type.ends_with("index.v1+json")
+        || of.media_type.ends_with("manifest.list.v2+json");
+    let is_manifest =
+        of.media_type.ends_with("manifest.v1+json") || of.media_type.ends_with("manifest.v2+json");
     if !(is_list || is_manifest) || depth > DEEPEST || len > MANIFEST_LEN {
         return Ok(true);
     }
     let json = manifest(client, &of.blob.digest)?;
-    let list = |key: &str| json.get(key).and_then(Value::as_array).into_iter().flatten();
+    let list = |key: &str| {
+        json.get(key)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+    };
     if is_list {
         // Of other platforms, nothing is here, and nothing is asked for.
         let mut any = false;

@@ -183,7 +183,10 @@ impl Call {
             .version(http::Version::HTTP_2)
             .header("te", "trailers")
             .header("content-type", "application/grpc")
-            .header("user-agent", concat!("cryostore/", env!("CARGO_PKG_VERSION")));
+            .header(
+                "user-agent",
+                concat!("cryostore/", env!("CARGO_PKG_VERSION")),
+            );
         if !to.namespace.is_empty() {
             request = request.header("containerd-namespace", &to.namespace);
         }

@@ -20,8 +20,8 @@ use cryostore_engine::{Error, Kind, Monitor, Repository, Result};
 use self::api::{Client, Descriptor, label};
 pub use self::base::NodeContent;
 use super::layer::{Changes, write_layer};
-use super::registry::Registry;
 use super::oci::{Image, LAYER_TYPE, MANIFEST_TYPE};
+use super::registry::Registry;
 use super::source::Source;
 use crate::pod::text;
 
@@ -49,6 +49,50 @@ impl Default for Settings {
             snapshotter: "overlayfs".to_owned(),
         }
     }
+}
+
+/// The label of images that were made here.
+const SNAPSHOT: &str = "cryostore/snapshot";
+/// How the names of images for pods begin.
+const NAMES: &str = "localhost/cryostore/";
+
+/// The name of the image for a pod.
+#[must_use]
+pub fn image_name(namespace: &str, pod: &str, snapshot: &str) -> String {
+    format!(
+        "{NAMES}{namespace}/{pod}:{}",
+        snapshot.get(..12).unwrap_or(snapshot)
+    )
+}
+
+/// An image that was made for a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// Its name.
+    pub image: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod.
+    pub pod: String,
+}
+
+impl Made {
+    fn of(image: String) -> Option<Self> {
+        let (namespace, rest) = image.strip_prefix(NAMES)?.split_once('/')?;
+        let (pod, _) = rest.split_once(':')?;
+        let (namespace, pod) = (namespace.to_owned(), pod.to_owned());
+        Some(Self {
+            image,
+            namespace,
+            pod,
+        })
+    }
+}
+
+/// The images that were made for pods here: those whose pods are gone are to be cleaned up.
+pub fn made(settings: &Settings, monitor: &dyn Monitor) -> Result<Vec<Made>> {
+    let images = Client::connect(&settings.socket, monitor)?.images_with(SNAPSHOT)?;
+    Ok(images.into_iter().filter_map(Made::of).collect())
 }
 
 /// An image that a pod can be made of.
@@ -92,7 +136,9 @@ pub fn prepare(
         registry.admit(&blobs);
     }
     client.use_lease(Some(lease.clone()));
-    let made = import(&client, repo, source, &changes, settings, name, &nonce, monitor);
+    let made = import(
+        &client, repo, source, &changes, settings, name, &nonce, monitor,
+    );
     // The image keeps it all now; of what failed, nothing is to stay.
     let ended = client.delete_lease(&lease);
     let prepared = made?;
@@ -160,7 +206,7 @@ fn import(
     let labels = vec![
         label("io.cri-containerd.image", "managed"),
         label("io.cri-containerd.pinned", "pinned"),
-        label("cryostore/snapshot", source.record.id.to_string()),
+        label(SNAPSHOT, source.record.id.to_string()),
     ];
     // containerd's restore looks it up by its id, which the CRI makes a name only of what it pulled itself. First: what has the name is complete.
     for name in [image.config_blob.digest.as_str(), name] {
@@ -182,7 +228,10 @@ fn seen(client: &Client<'_>, name: &str, monitor: &dyn Monitor) -> Result<()> {
         if begun.elapsed() > PATIENCE || monitor.stop() {
             return Err(Error::new(
                 Kind::Unavailable,
-                format!("containerd has the image {name}, and its CRI does not show it after {} s", begun.elapsed().as_secs()),
+                format!(
+                    "containerd has the image {name}, and its CRI does not show it after {} s",
+                    begun.elapsed().as_secs()
+                ),
             )
             .hint("look into containerd's log; `ctr -n k8s.io images ls` shows what it has"));
         }
@@ -217,9 +266,41 @@ pub fn forget_base(settings: &Settings, base: &str, monitor: &dyn Monitor) -> Re
 /// Whether the CRI of this containerd says that it restores containers; none: it does not say.
 pub fn restores(settings: &Settings, monitor: &dyn Monitor) -> Result<Option<bool>> {
     let config = Client::connect(&settings.socket, monitor)?.cri_config()?;
-    let said = |key: &str| config.as_ref().and_then(|config| config.get(key)?.as_bool());
-    Ok(match (said("enableExperimentalRestoreViaCreate"), said("enableCriu")) {
-        (_, Some(false)) => Some(false),
-        (switch, _) => switch,
-    })
+    let said = |key: &str| {
+        config
+            .as_ref()
+            .and_then(|config| config.get(key)?.as_bool())
+    };
+    Ok(
+        match (
+            said("enableExperimentalRestoreViaCreate"),
+            said("enableCriu"),
+        ) {
+            (_, Some(false)) => Some(false),
+            (switch, _) => switch,
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_says_for_which_pod_it_was_made() {
+        let name = image_name("shop", "web-0.x", "3f9a2b1c0000ffff");
+        assert_eq!(name, "localhost/cryostore/shop/web-0.x:3f9a2b1c0000");
+        let made = Made::of(name).unwrap();
+        assert_eq!(
+            (made.namespace.as_str(), made.pod.as_str()),
+            ("shop", "web-0.x")
+        );
+        for other in [
+            "sha256:00",
+            "localhost/cryostore/x:1",
+            "docker.io/library/x:1",
+        ] {
+            assert_eq!(Made::of(other.to_owned()), None);
+        }
+    }
 }

@@ -118,7 +118,10 @@ mod tests {
     #[test]
     fn a_message_is_read_as_it_was_written() {
         let inner = Message::new().text(1, "deep").number(2, 300);
-        let pairs = [("a".to_owned(), "1".to_owned()), ("b".to_owned(), String::new())];
+        let pairs = [
+            ("a".to_owned(), "1".to_owned()),
+            ("b".to_owned(), String::new()),
+        ];
         let bytes = Message::new()
             .text(1, "x")
             .text(2, "")
@@ -140,7 +143,10 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_specification() {
         // "Encoding" of protobuf: field 1 with 150, field 2 with "testing".
-        let bytes = Message::new().number(1, 150).text(2, "testing").into_bytes();
+        let bytes = Message::new()
+            .number(1, 150)
+            .text(2, "testing")
+            .into_bytes();
         assert_eq!(bytes, b"\x08\x96\x01\x12\x07testing");
     }
 }

@@ -121,7 +121,7 @@ start_server() {
     --cert-dir="$state/certificates" --authorization-mode=RBAC --token-auth-file="$state/tokens.csv" --allow-privileged \
     --client-ca-file="$state/users.crt" --service-account-key-file="$state/account.pub" --service-account-signing-key-file="$state/account.key" \
     --service-account-issuer=https://kubernetes.default.svc --service-cluster-ip-range=10.0.0.0/24 \
-    --disable-admission-plugins=ServiceAccount
+    --disable-admission-plugins=ServiceAccount --kubelet-preferred-address-types=InternalIP
   until python3 - "$port" "$token" <<'END_OF_PYTHON' 2>/dev/null
 import ssl, sys, urllib.request
 port, token = sys.argv[1:]

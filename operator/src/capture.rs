@@ -66,6 +66,12 @@ impl Host {
         host
     }
 
+    /// This machine, as far as it tells by itself.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        Self::read(Path::new("/"))
+    }
+
     /// What the files below `root` say, and the kernel itself.
     pub(crate) fn read(root: &Path) -> Self {
         let file = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_default();

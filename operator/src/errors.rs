@@ -174,10 +174,11 @@ pub fn is_transient(status: u16, message: &str) -> bool {
     status == 500 && find(message).is_some_and(|known| known.is_transient)
 }
 
-/// A rule of RBAC, as it stands in a role; YAML on one line.
+/// A rule of RBAC, as it stands in a role; YAML on one line. A resource of another group than the core has it behind a dot, as `kubectl` takes it.
 #[must_use]
 pub fn rule(resource: &str, verb: &str) -> String {
-    format!("{{apiGroups: [\"\"], resources: [\"{resource}\"], verbs: [\"{verb}\"]}}")
+    let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+    format!("{{apiGroups: [\"{group}\"], resources: [\"{resource}\"], verbs: [\"{verb}\"]}}")
 }
 
 /// What a kubelet answered in place of a checkpoint.

@@ -17,6 +17,7 @@
 )]
 
 mod account;
+pub mod agent;
 pub mod archive;
 pub mod capture;
 pub mod checkpoint;

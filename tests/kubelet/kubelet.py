@@ -44,6 +44,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+import forward
+
 ERRORS = {
     "paused": "cannot pause a paused container: unknown",
     "tcp": "Error (criu/sk-inet.c:200): inet: Connected TCP socket, consider using --tcp-established option.",
@@ -165,6 +167,8 @@ class Kubelet:
 
     def checkpoint(self, namespace, name, container, query):
         """Status and text."""
+        if self.arguments.gate_off:
+            return 404, "404 page not found"
         try:
             pod = self.api.ask("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
         except urllib.error.HTTPError:
@@ -295,6 +299,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self):
+        if self.path.startswith("/portForward/"):
+            return forward.serve(self)
         self.answer(404, "404 page not found\n")
 
     def do_POST(self):
@@ -340,6 +346,7 @@ def main():
     parser.add_argument("--client-ca")
     parser.add_argument("--boot-id")
     parser.add_argument("--state", default=None)
+    parser.add_argument("--gate-off", action="store_true", help="the feature gate is off, for all pods")
     arguments = parser.parse_args()
     arguments.state = arguments.state or tempfile.mkdtemp()
     os.makedirs(arguments.folder, mode=0o700, exist_ok=True)

@@ -2,6 +2,7 @@
 //!
 //! Always: text and JSON are two views of one report. Never: a command prints beside `output` and `screen`.
 
+mod agent_args;
 mod cache;
 mod check;
 mod checkpoint;
@@ -27,6 +28,7 @@ mod prune;
 mod rebuild_index;
 mod repair;
 mod restore;
+mod serve_node;
 mod stats;
 mod status;
 mod undelete;
@@ -71,6 +73,7 @@ pub(crate) enum Command {
     Copy(copy::CopyArgs),
     RebuildIndex(rebuild_index::RebuildIndexArgs),
     Cache(cache::CacheArgs),
+    ServeNode(serve_node::ServeNodeArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -103,6 +106,7 @@ impl Command {
             Self::Optimize(args) => optimize::run(&args, context).map(done),
             Self::RebuildIndex(args) => rebuild_index::run(&args, context).map(done),
             Self::Cache(args) => cache::run(&args, context).map(done),
+            Self::ServeNode(args) => serve_node::run(args, context).map(done),
             Self::Demo(args) => demo::run(&args, context).map(done),
             Self::Completions(args) => completions::run(&args).map(done),
             Self::Man(args) => man::run(&args, context).map(done),

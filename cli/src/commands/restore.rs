@@ -3,6 +3,7 @@
 mod act;
 mod judge;
 mod report;
+mod through_agent;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use cryostore_operator::restore::{Source, containerd, local, look};
 use self::act::Act;
 pub(super) use self::judge::{Judgement, judge};
 use self::report::Report;
+use super::agent_args::AgentArgs;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::storages::Search;
@@ -109,6 +111,8 @@ pub(crate) struct RestoreArgs {
     /// Where it is unpacked on its way to Podman or CRIU
     #[arg(long, value_name = "DIR", default_value = SPOOL)]
     spool: PathBuf,
+    #[command(flatten)]
+    agent: AgentArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -199,7 +203,9 @@ pub(crate) fn run(args: &RestoreArgs, context: &Context) -> Result<(), Failure> 
     if let Some(cluster) = &cluster {
         // Where containerd is not here, or does not say, its version decides.
         observed.here.restores = containerd::restores(&args.settings(), monitor).unwrap_or(None);
-        observed.cluster = Some(look(cluster, &source, &wish, &observed.here, monitor)?);
+        let mut seen = look(cluster, &source, &wish, &observed.here, monitor)?;
+        through_agent::learn(cluster, (args, &wish, &source), &mut seen, context);
+        observed.cluster = Some(seen);
     }
     let plan = plan(&source, &wish, &observed)?;
     if args.dry_run {

@@ -214,6 +214,11 @@ fn a_pod_on_another_machine_is_refused_and_the_error_says_where_to_run_it() {
         "{}",
         said.err
     );
+    assert!(
+        said.err.contains("this machine is another one"),
+        "{}",
+        said.err
+    );
     assert!(c.calls().is_empty());
 }
 

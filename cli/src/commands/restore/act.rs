@@ -13,6 +13,7 @@ use cryostore_operator::restore::{Source, containerd, criu, oci, place, podman, 
 
 use super::RestoreArgs;
 use super::report::Done;
+use super::through_agent;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::text::size;
@@ -191,12 +192,7 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
     let (image, node) = (of(&plan.image)?, of(&plan.node)?);
     let (namespace, name) = (of(&plan.namespace)?, of(&plan.name)?);
     if !plan.is_here {
-        return Err(Error::new(
-            Kind::Unsupported,
-            format!("node {node} is another machine, and the image has to get into its containerd"),
-        )
-        .hint(format!("run the same command on node {node}, as root"))
-        .into());
+        return through_agent::pod(act, cluster, json, &node);
     }
     let settings = act.args.settings();
     tidy(cluster, &settings, monitor);

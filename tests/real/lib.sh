@@ -17,7 +17,8 @@ began=$SECONDS
 note() { printf '[%3d s] %s\n' $((SECONDS - began)) "$*"; }
 fail() { note "FAILED: $*"; exit 1; }
 
-kubectl() { HOME=$work "$CRYOSTORE_TEST_KUBECTL" --kubeconfig "$CRYOSTORE_TEST_APISERVER" -n "$namespace" "$@"; }
+cluster() { HOME=$work "$CRYOSTORE_TEST_KUBECTL" --kubeconfig "$CRYOSTORE_TEST_APISERVER" "$@"; }
+kubectl() { cluster -n "$namespace" "$@"; }
 
 # until_true SECONDS COMMAND…: waits for it.
 until_true() {
@@ -112,7 +113,7 @@ start_repository() {
 # The registry, a namespace, and a repository.
 start_all() {
   start_registry
-  HOME=$work "$CRYOSTORE_TEST_KUBECTL" --kubeconfig "$CRYOSTORE_TEST_APISERVER" create namespace "$namespace" >/dev/null
+  cluster create namespace "$namespace" >/dev/null
   start_repository
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tests/real/run.sh [NAME…]: the tests that freeze and restore real containers: all of this folder, or those named (restore, base, volumes, podman, criu, jupyter, growth).
+# tests/real/run.sh [NAME…]: the tests that freeze and restore real containers: all of this folder, or those named (restore, agent, base, volumes, podman, criu, jupyter, growth).
 # Each is a script of its own; they run one after another in one network namespace of their own, with an API server and the object stores.
 # Always: the last line says how many ran, and how many were skipped and why; with those of other tests, which have said so before in the file
 # $CRYOSTORE_REAL_LOG: a line "run NAME" or "skipped NAME: REASON" each. Where CRIU does not work they are skipped, unless CRYOSTORE_REQUIRE_CRIU=1
@@ -24,7 +24,7 @@ summary() {
 
 if [[ ${1:-} != --inside ]]; then
   tests=("$@")
-  (($#)) || tests=(restore base volumes podman criu jupyter growth)
+  (($#)) || tests=(restore agent base volumes podman criu jupyter growth)
   if ! why=$(scripts/runtimes.sh check); then
     for name in "${tests[@]}"; do echo "skipped $name: $why" >>"$log"; done
     summary

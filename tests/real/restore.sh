@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A pod on one node, a checkpoint of it, the node gone with all that it had; the restore on another node goes on where the archive ends. A cold start of
-# the same image does not pass for one.
+# the same image does not pass for one. A restore that CRIU refuses fails, and says CRIU's words.
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -33,6 +33,13 @@ runs cold
 until_true 30 says two cold 'count 4 ' || fail "the cold start does not count"
 if why=$(goes_on two cold 2>&1); then fail "a cold start passes for a restore"; fi
 note "a cold start does not pass: $why"
+
+echo no-such-option >"$(folder_of two)/etc/criu/runc.conf"
+if restore two "$id" refused --timeout 6 2>"$work/error"; then fail "CRIU refused, and the restore passed"; fi
+tail -n 4 "$work/error"
+grep -q "criu failed: type RESTORE" "$work/error" || fail "the error does not say what CRIU said"
+grep -q runc.conf "$work/error" || fail "the error does not say what to do"
+note "a restore that CRIU refuses fails"
 
 remove_pod web-again
 remove_pod cold

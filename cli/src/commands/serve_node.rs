@@ -31,10 +31,6 @@ use crate::output::{Document, Output};
   cryostore serve-node --storage s3://clouder-checkpoints/team-a
   cryostore serve-node --watch --adopt --state /var/lib/cryostore --audit-log /var/log/cryostore-audit.log
   cryostore serve-node --token-file /etc/cryostore/token --listen 10.0.0.5:10350")]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "flags of a command line are bools"
-)]
 pub(crate) struct ServeNodeArgs {
     /// Where to listen; the way through the API server ends on the loopback address of the agent's pod
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10350")]

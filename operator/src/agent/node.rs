@@ -114,7 +114,7 @@ fn flag(config: Option<&[String]>, table: &[&str], key: &str) -> Option<toml::Va
         Some(at)
     });
     // A later file counts more.
-    found.last()
+    found.fold(None, |_, one| Some(one))
 }
 
 fn containerd(version: (u32, u32, u32), text: &str, config: Option<&[String]>) -> RestoreSwitch {

@@ -29,8 +29,9 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         // A name has fewer than 65536 bytes.
         0x81 => (usize::from(*rest.first()?), rest.get(1..)?),
         0x82 => {
-            let len = u16::from_be_bytes(rest.first_chunk::<2>()?.to_owned());
-            (usize::from(len), rest.get(2..)?)
+            let [high, low] = *rest.first_chunk::<2>()?;
+            let len = usize::from(high) << 8 | usize::from(low);
+            (len, rest.get(2..)?)
         }
         _ => return None,
     };

@@ -99,11 +99,10 @@ impl Identity {
             .with_safe_default_protocol_versions()
             .map_err(|e| failed(&e))?;
         let mut roots = RootCertStore::empty();
-        for found in CertificateDer::pem_slice_iter(clients.unwrap_or_default().as_bytes()) {
-            // One that cannot be read signs nobody.
-            if let Ok(found) = found {
-                let _ = roots.add(found);
-            }
+        // One that cannot be read signs nobody, nor does what follows it.
+        let pem = clients.unwrap_or_default().as_bytes();
+        for found in CertificateDer::pem_slice_iter(pem).map_while(std::result::Result::ok) {
+            let _ = roots.add(found);
         }
         let builder = if roots.is_empty() {
             builder.with_no_client_auth()

@@ -56,10 +56,18 @@ fn a_plan_is_a_pod_that_the_api_server_takes_and_a_dry_run_makes_none() {
         .map(|one| one["what"].as_str().unwrap())
         .collect();
     assert_eq!(dropped, ["init container first", "label pod-template-hash"]);
-    assert!(found(&plan, "secrets").unwrap()["text"].as_str().unwrap().contains("hush"));
+    assert!(
+        found(&plan, "secrets").unwrap()["text"]
+            .as_str()
+            .unwrap()
+            .contains("hush")
+    );
     let pod = &plan["pod"];
     assert_eq!(pod["metadata"]["annotations"]["cryostore/snapshot"], id);
-    let made = c.kubectl(&["create", "--dry-run=server", "-o", "json", "-f", "-"], &pod.to_string());
+    let made = c.kubectl(
+        &["create", "--dry-run=server", "-o", "json", "-f", "-"],
+        &pod.to_string(),
+    );
     let made: Value = serde_json::from_str(&made).unwrap();
     assert_eq!(made["spec"]["containers"][0]["imagePullPolicy"], "Never");
     assert_eq!(made["spec"]["restartPolicy"], "Never");
@@ -70,8 +78,24 @@ fn a_plan_is_a_pod_that_the_api_server_takes_and_a_dry_run_makes_none() {
 fn a_name_that_is_free_again_is_used_again_and_one_that_is_said_and_taken_is_refused() {
     let Some(c) = with_checkpoint() else { return };
     let said = c.cryostore(&["restore", "latest", "--name", "web"], 6);
-    assert!(said.err.contains(&format!("there is a pod {}/web already", c.namespace)), "{}", said.err);
-    c.kubectl(&["delete", "pod", "web", "-n", &c.namespace, "--force", "--grace-period=0"], "");
+    assert!(
+        said.err
+            .contains(&format!("there is a pod {}/web already", c.namespace)),
+        "{}",
+        said.err
+    );
+    c.kubectl(
+        &[
+            "delete",
+            "pod",
+            "web",
+            "-n",
+            &c.namespace,
+            "--force",
+            "--grace-period=0",
+        ],
+        "",
+    );
     assert_eq!(plan(&c, &[])["name"], "web");
 }
 
@@ -79,8 +103,21 @@ fn a_name_that_is_free_again_is_used_again_and_one_that_is_said_and_taken_is_ref
 fn what_is_missing_in_the_cluster_is_refused_before_anything_is_done() {
     let Some(c) = with_checkpoint() else { return };
     let said = c.cryostore(&["restore", "latest", "--node", "nowhere"], 3);
-    assert!(said.err.contains("there is no node nowhere"), "{}", said.err);
-    let said = c.cryostore(&["restore", "latest", "-n", "nowhere", "--allow-cross-namespace"], 3);
+    assert!(
+        said.err.contains("there is no node nowhere"),
+        "{}",
+        said.err
+    );
+    let said = c.cryostore(
+        &[
+            "restore",
+            "latest",
+            "-n",
+            "nowhere",
+            "--allow-cross-namespace",
+        ],
+        3,
+    );
     assert!(said.err.contains("no namespace nowhere"), "{}", said.err);
     let said = c.cryostore(&["restore", "latest", "-n", "default"], 9);
     assert!(said.err.contains("--allow-cross-namespace"), "{}", said.err);
@@ -94,7 +131,8 @@ fn what_is_missing_in_the_cluster_is_refused_before_anything_is_done() {
 #[test]
 fn inspect_says_whether_it_can_be_restored_on_a_node() {
     let Some(c) = with_checkpoint() else { return };
-    let judged = |node: &str, code: i32| c.cryostore(&["inspect", "latest", "--node", node, "--json"], code);
+    let judged =
+        |node: &str, code: i32| c.cryostore(&["inspect", "latest", "--node", node, "--json"], code);
     let report: Value = serde_json::from_str(&judged(&c.node, 0).out).unwrap();
     assert_eq!(report["restore"]["node"], c.node);
     assert!(report["restore"]["can_be_restored"].is_boolean());
@@ -106,10 +144,15 @@ fn inspect_says_whether_it_can_be_restored_on_a_node() {
 
 #[test]
 fn the_roles_that_are_shipped_are_enough_and_without_any_one_right_the_error_names_it() {
-    let Some(mut c) = with_checkpoint() else { return };
+    let Some(mut c) = with_checkpoint() else {
+        return;
+    };
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/rbac-restore.yaml");
     c.kubectl(&["apply", "-f", file], "");
-    let role = c.kubectl(&["get", "clusterrole", "cryostore-restore", "-o", "json"], "");
+    let role = c.kubectl(
+        &["get", "clusterrole", "cryostore-restore", "-o", "json"],
+        "",
+    );
     let role: Value = serde_json::from_str(&role).unwrap();
     let rules = &role["rules"];
     assert!(!rules.to_string().contains("secrets"));
@@ -125,7 +168,11 @@ fn the_roles_that_are_shipped_are_enough_and_without_any_one_right_the_error_nam
         // Which names are taken is not known then, and the API server is going to say so.
         if resource == "nodes" {
             let said = c.cryostore(&["restore", "latest", "--dry-run"], 8);
-            assert!(said.err.contains(resource) && said.err.contains(verb), "{}", said.err);
+            assert!(
+                said.err.contains(resource) && said.err.contains(verb),
+                "{}",
+                said.err
+            );
         } else {
             assert_eq!(plan(&c, &[])["name"], "web");
         }

@@ -127,6 +127,12 @@ pub const TABLE: &[Known] = &[
         "say --timeout SECONDS, more than the 120 that the kubelet gives by itself; the container runs on",
     ),
     known(
+        &["criu failed", "type restore"],
+        Kind::Unsupported,
+        "CRIU could not make the process again on this node",
+        "`cryostore inspect ID --node NODE` compares the node with the one that the checkpoint is of; then look at /etc/criu/runc.conf there, which both nodes should have alike, and at the log of the container runtime",
+    ),
+    known(
         &["criu failed"],
         Kind::Unsupported,
         "CRIU could not take the process; why is in its log on the node",
@@ -295,6 +301,11 @@ mod tests {
             500,
             "checkpointing of default/web/app failed (rpc error: code = Unknown desc = runc did not terminate successfully: exit status 1: criu failed: type NOTIFY errno 0 path= /run/containerd/criu-dump.log: unknown)",
             "dump.log",
+        ),
+        (
+            500,
+            "failed to restore containerd task: failed to create shim task: OCI runtime restore failed: criu failed: type RESTORE errno 56",
+            "runc.conf",
         ),
         (
             500,

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::account::Account;
 use crate::agent::node::State;
 use crate::cluster::{Node, authorities, authority};
+use crate::criu_log;
 use crate::errors;
 use crate::http::{Answer, Failed, Link, Place, Trust, Waiting};
 
@@ -128,6 +129,7 @@ impl<'c> Kubelet<'c> {
             }
             tries += 1;
             if tries > TRIES || !errors::is_transient(status, &body) {
+                let body = criu_log::with_log(&body);
                 return Err(errors::of_kubelet(&self.node, status, &body));
             }
             again(body.trim());

@@ -22,6 +22,7 @@ pub mod archive;
 pub mod capture;
 pub mod checkpoint;
 mod cluster;
+pub mod criu_log;
 pub mod errors;
 pub mod here;
 mod http;

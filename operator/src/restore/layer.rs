@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use cryostore_engine::archive::tar::{BLOCK, EntryType, Member, Span, TarReader};
 use cryostore_engine::format::snapshot::SnapshotRecord;
-use cryostore_engine::{Error, Monitor, Output, Repository, Result, export};
+use cryostore_engine::{Error, Kind, Monitor, Output, Repository, Result, export};
 use serde_json::Value;
 
 use super::digest::{Blob, Naming};
@@ -93,13 +93,10 @@ impl<'c, W: Write> Filter<'c, W> {
 
     fn finish(mut self) -> Result<(W, Vec<String>)> {
         self.release().map_err(|e| Error::io("the layer", e))?;
-        let end = self.reader.finish().map_err(|e| {
-            Error::new(
-                cryostore_engine::Kind::Invalid,
-                "the archive is no whole tar",
-            )
-            .because(e)
-        })?;
+        let end = self
+            .reader
+            .finish()
+            .map_err(|e| Error::new(Kind::Invalid, "the archive is no whole tar").because(e))?;
         if !end.complete {
             let zeros = [0; 2 * BLOCK];
             let ended = self.out.write_all(&zeros);
@@ -108,6 +105,17 @@ impl<'c, W: Write> Filter<'c, W> {
         self.stripped.sort();
         self.stripped.dedup();
         Ok((self.out, self.stripped))
+    }
+
+    /// Keeps an error of ours that a sink had to wrap: its kind and its advice would be lost on the way through the engine.
+    fn keep(&mut self, e: io::Error) -> io::Error {
+        if !e.get_ref().is_some_and(|inner| inner.is::<Error>()) {
+            return e;
+        }
+        let text = e.to_string();
+        let inner = e.into_inner().and_then(|inner| inner.downcast().ok());
+        self.failed = inner.map(|inner| *inner);
+        io::Error::other(text)
     }
 
     fn release(&mut self) -> io::Result<()> {
@@ -120,11 +128,7 @@ impl<'c, W: Write> Filter<'c, W> {
         let mut rest = bytes;
         loop {
             let span = self.reader.next(rest).map_err(|e| {
-                let e =
-                    Error::new(cryostore_engine::Kind::Invalid, "the archive is no tar").because(e);
-                let text = e.to_string();
-                self.failed = Some(e);
-                io::Error::other(text)
+                io::Error::other(Error::new(Kind::Invalid, "the archive is no tar").because(e))
             })?;
             match span {
                 None => return Ok(()),
@@ -226,8 +230,10 @@ fn header(member: &Member, len: usize) -> [u8; BLOCK] {
 
 impl<W: Write> Write for Filter<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.take(bytes)?;
-        Ok(bytes.len())
+        match self.take(bytes) {
+            Ok(()) => Ok(bytes.len()),
+            Err(e) => Err(self.keep(e)),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

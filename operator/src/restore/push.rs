@@ -138,11 +138,7 @@ pub fn push(
     let mut session = Session::open(target, login, monitor)?;
     let changes = Changes::default();
     let mut upload = Upload::begin(&mut session)?;
-    let written = write_layer(repo, &source.record, &changes, &mut upload, monitor);
-    let layer = match (written, upload.failed.take()) {
-        (_, Some(e)) | (Err(e), None) => return Err(e),
-        (Ok(layer), None) => layer,
-    };
+    let layer = write_layer(repo, &source.record, &changes, &mut upload, monitor)?;
     upload.finish(&layer.blob)?;
     let image = Image::new(source, &layer, &target.tag);
     let mut config = Upload::begin(&mut session)?;
@@ -361,7 +357,6 @@ struct Upload<'u, 's> {
     location: String,
     offset: u64,
     buffer: Vec<u8>,
-    failed: Option<Error>,
 }
 
 impl<'u, 's> Upload<'u, 's> {
@@ -373,7 +368,6 @@ impl<'u, 's> Upload<'u, 's> {
             location: url,
             offset: 0,
             buffer: Vec::with_capacity(PART),
-            failed: None,
         };
         upload.moved(&answer)?;
         Ok(upload)
@@ -390,7 +384,9 @@ impl<'u, 's> Upload<'u, 's> {
         let next = before.and_then(|before| before.join(said).map(|next| (before, next)));
         match next {
             Ok((before, next))
-                if next.scheme() == before.scheme() && next.host_str() == before.host_str() =>
+                if next.scheme() == before.scheme()
+                    && next.host_str() == before.host_str()
+                    && next.port_or_known_default() == before.port_or_known_default() =>
             {
                 self.location = next.to_string();
                 Ok(())
@@ -447,12 +443,8 @@ impl Write for Upload<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let taken = bytes.len().min(PART - self.buffer.len());
         self.buffer.extend_from_slice(&bytes[..taken]);
-        if self.buffer.len() == PART
-            && let Err(e) = self.part()
-        {
-            let text = e.to_string();
-            self.failed = Some(e);
-            return Err(std::io::Error::other(text));
+        if self.buffer.len() == PART {
+            self.part().map_err(std::io::Error::other)?;
         }
         Ok(taken)
     }

@@ -9,6 +9,7 @@
 )]
 
 mod cluster;
+mod restore;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;

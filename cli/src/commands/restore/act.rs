@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, stderr, stdin};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cryostore_engine::{Error, Kind, Monitor, Repository};
+use cryostore_engine::{Deadline, Error, Kind, Repository, Silent};
 use cryostore_operator::Cluster;
 use cryostore_operator::restore::layer::Changes;
 use cryostore_operator::restore::plan::{Driver, Plan};
@@ -195,7 +195,7 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
         return through_agent::pod(act, cluster, json, &node);
     }
     let settings = act.args.settings();
-    tidy(cluster, &settings, monitor);
+    tidy(cluster, &settings, act.context);
     // Until the container runs: its runtime fetches the base image when it creates it.
     let registry = Registry::start(containerd::NodeContent(settings.clone()), 0)?;
     let made = into_containerd(act, &image, Some(&registry))?;
@@ -207,7 +207,8 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
         Ok(uid) => uid,
         Err(e) => {
             // Nobody is going to use it; why the pod was not made counts.
-            let _ = containerd::clean_up(&settings, &image, monitor);
+            let tidying = Deadline::after(TIDYING, &Silent, &*act.context.env);
+            let _ = containerd::clean_up(&settings, &image, &tidying);
             return Err(e.into());
         }
     };
@@ -240,10 +241,17 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
     })
 }
 
+/// An hour: no restore takes longer from its image to its pod.
+const YOUNG: Duration = Duration::from_secs(3600);
+/// What is tidied up after a failure is the matter of a moment.
+const TIDYING: Duration = Duration::from_secs(30);
+
 /// Removes the images of earlier restores whose pods are gone: memory that nobody needs any more.
-fn tidy(cluster: &Cluster, settings: &containerd::Settings, monitor: &dyn Monitor) {
+fn tidy(cluster: &Cluster, settings: &containerd::Settings, context: &Context) {
+    let monitor = context.monitor();
+    let old = u64::try_from((context.env.now() - YOUNG).as_second()).unwrap_or(0);
     let tidied = containerd::made(settings, monitor).and_then(|images| {
-        for made in images {
+        for made in images.into_iter().filter(|made| made.made_at < old) {
             if cluster.has_pod(&made.namespace, &made.pod, monitor)? == Some(false) {
                 containerd::clean_up(settings, &made.image, monitor)?;
             }

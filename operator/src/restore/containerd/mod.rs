@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cryostore_engine::env::Env;
-use cryostore_engine::{Error, Kind, Monitor, Repository, Result};
+use cryostore_engine::{Deadline, Error, Kind, Monitor, Repository, Result, Silent};
 
 use self::api::{Client, Descriptor, label};
 pub use self::base::NodeContent;
@@ -31,6 +31,8 @@ const LEASE: Duration = Duration::from_secs(24 * 3600);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// 4 MiB: what registries and runtimes take at most for a manifest.
 const MANIFEST_LEN: u64 = 4 << 20;
+/// What is tidied up after a failure is the matter of a moment, or waits for the lease's end.
+const TIDYING: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Where containerd is, and how it unpacks.
@@ -74,10 +76,12 @@ pub struct Made {
     pub namespace: String,
     /// The pod.
     pub pod: String,
+    /// When it was made, in seconds since 1970.
+    pub made_at: u64,
 }
 
 impl Made {
-    fn of(image: String) -> Option<Self> {
+    fn of((image, made_at): (String, u64)) -> Option<Self> {
         let (namespace, rest) = image.strip_prefix(NAMES)?.split_once('/')?;
         let (pod, _) = rest.split_once(':')?;
         let (namespace, pod) = (namespace.to_owned(), pod.to_owned());
@@ -85,11 +89,12 @@ impl Made {
             image,
             namespace,
             pod,
+            made_at,
         })
     }
 }
 
-/// The images that were made for pods here: those whose pods are gone are to be cleaned up.
+/// The images that were made for pods here. Those whose pods are gone are to be cleaned up, but for young ones: their pods may not have been made yet.
 pub fn made(settings: &Settings, monitor: &dyn Monitor) -> Result<Vec<Made>> {
     let images = Client::connect(&settings.socket, monitor)?.images_with(SNAPSHOT)?;
     Ok(images.into_iter().filter_map(Made::of).collect())
@@ -139,8 +144,10 @@ pub fn prepare(
     let made = import(
         &client, repo, source, &changes, settings, name, &nonce, monitor,
     );
-    // The image keeps it all now; of what failed, nothing is to stay.
-    let ended = client.delete_lease(&lease);
+    // The image keeps it all now; of what failed, nothing is to stay, also where it failed since the user wants to stop.
+    let tidying = Deadline::after(TIDYING, &Silent, env);
+    let ended =
+        Client::connect(&settings.socket, &tidying).and_then(|client| client.delete_lease(&lease));
     let prepared = made?;
     ended?;
     seen(&client, name, monitor)?;
@@ -290,7 +297,7 @@ mod tests {
     fn an_image_says_for_which_pod_it_was_made() {
         let name = image_name("shop", "web-0.x", "3f9a2b1c0000ffff");
         assert_eq!(name, "localhost/cryostore/shop/web-0.x:3f9a2b1c0000");
-        let made = Made::of(name).unwrap();
+        let made = Made::of((name, 7)).unwrap();
         assert_eq!(
             (made.namespace.as_str(), made.pod.as_str()),
             ("shop", "web-0.x")
@@ -300,7 +307,7 @@ mod tests {
             "localhost/cryostore/x:1",
             "docker.io/library/x:1",
         ] {
-            assert_eq!(Made::of(other.to_owned()), None);
+            assert_eq!(Made::of((other.to_owned(), 7)), None);
         }
     }
 }

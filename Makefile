@@ -1,13 +1,13 @@
 # Two of these do all set-up by themselves on a new machine with Rust: `make demo` and `make test`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-heavy proofs dist check fmt lint doc coverage bench compare fuzz typos clean
+.PHONY: help setup demo demo-restore test test-heavy test-real proofs dist check fmt lint doc coverage bench compare fuzz typos clean
 
 # One target folder, outside the clone, for everything below and for CI.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cryostore/target
 
 help: ## what there is (this list)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## look for what a build needs; as root on Debian, install what is missing
 	@scripts/setup.sh build && echo "nothing is missing"
@@ -15,12 +15,18 @@ setup: ## look for what a build needs; as root on Debian, install what is missin
 demo: ## build, take checkpoints of a small workload, store them, get one back, compare
 	@scripts/demo.sh
 
+demo-restore: ## a pod is frozen on one node and goes on on another, with real containerd and CRIU; root, on Debian
+	@scripts/demo-restore.sh
+
 test: ## all tests; ARGS="--test NAME" or ARGS="-- NAME" for some
 	@scripts/test.sh $(ARGS)
 
 test-heavy: ## all tests, with more servers: SeaweedFS, s3s-fs, garage (compiled once, some 20 minutes), then the proofs, shortened
 	@CRYOSTORE_SERVERS=heavy scripts/test.sh $(ARGS)
 	@tests/heavy/run.sh 60
+
+test-real: ## the tests that freeze and restore real containers alone; ARGS="restore jupyter growth" for some; root, on Debian
+	@tests/real/run.sh $(ARGS)
 
 proofs: ## processes that are killed, stores that are shared, a network that is cut: two hours; ARGS=60 for seconds of each
 	@scripts/setup.sh build

@@ -18,13 +18,6 @@ log=$home/build.log
 is_built() { [[ -x $home/kube-apiserver && -x $home/etcd ]]; }
 is_ready() { is_built && [[ -x $home/kubectl ]]; }
 
-# Any Debian mirror that this machine uses has all releases; other distributions have none.
-mirror() {
-  # shellcheck disable=SC2016 # the names are apt-get's
-  apt-get indextargets --format '$(REPO_URI) $(COMPONENT) $(ORIGIN)' 'Identifier: Packages' 2>/dev/null |
-    awk '$2 == "main" && $3 == "Debian" && $1 !~ /security/ {print $1; exit}'
-}
-
 # Those of PROGRAM… that are not there.
 missing() {
   local program
@@ -40,7 +33,7 @@ obstacle() {
   [[ -z $lacking ]] || { echo "missing: $lacking"; return; }
   ! is_ready || return 0
   command -v apt-get >/dev/null || { echo "its source package needs apt-get"; return; }
-  [[ -n $(mirror) ]] || { echo "no Debian mirror in this machine's apt sources"; return; }
+  [[ -n $(debian_mirror) ]] || { echo "no Debian mirror in this machine's apt sources"; return; }
   lacking=$(missing dpkg-source rsync jq make | xargs)
   [[ -z $lacking ]] || can_install || echo "missing: $lacking (Debian's packages dpkg-dev rsync jq make)"
 }
@@ -61,7 +54,7 @@ build_missing() {
   rm -rf "$work"
   mkdir -p "$work/lists/partial"
   cd "$work"
-  uri=$(mirror)
+  uri=$(debian_mirror)
   key='[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
   printf '%s\n' "deb $key $uri $release main" "deb-src $key $uri $release main" >sources.list
   apt update
@@ -128,7 +121,7 @@ start_server() {
     --cert-dir="$state/certificates" --authorization-mode=RBAC --token-auth-file="$state/tokens.csv" --allow-privileged \
     --client-ca-file="$state/users.crt" --service-account-key-file="$state/account.pub" --service-account-signing-key-file="$state/account.key" \
     --service-account-issuer=https://kubernetes.default.svc --service-cluster-ip-range=10.0.0.0/24 \
-    --disable-admission-plugins=ServiceAccount
+    --disable-admission-plugins=ServiceAccount --kubelet-preferred-address-types=InternalIP
   until python3 - "$port" "$token" <<'END_OF_PYTHON' 2>/dev/null
 import ssl, sys, urllib.request
 port, token = sys.argv[1:]

@@ -40,6 +40,13 @@ in_background() {
   at_exit "kill -KILL $started 2>/dev/null; wait $started 2>/dev/null || true"
 }
 
+# Any Debian mirror that this machine uses has all releases; other distributions have none.
+debian_mirror() {
+  # shellcheck disable=SC2016 # the names are apt-get's
+  apt-get indextargets --format '$(REPO_URI) $(COMPONENT) $(ORIGIN)' 'Identifier: Packages' 2>/dev/null |
+    awk '$2 == "main" && $3 == "Debian" && $1 !~ /security/ {print $1; exit}'
+}
+
 cores() { nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1; }
 
 # MiB that a build may take: what the system has left, or what a container's limit leaves.

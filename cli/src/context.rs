@@ -49,6 +49,11 @@ impl Context {
         Ok((storage, settings))
     }
 
+    /// The storage that was said on the command line or by a variable, and none that was remembered.
+    pub(crate) fn said_storage(&self) -> Result<Option<String>, Failure> {
+        Ok(self.places()?.said)
+    }
+
     /// The place for a repository, which is made if it is not there.
     pub(crate) fn new_store(&self) -> Result<Store, Failure> {
         let (storage, settings) = self.settings()?;

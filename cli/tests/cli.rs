@@ -8,7 +8,7 @@ use serde_json::Value;
 
 mod place;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "init",
     "checkpoint",
     "import",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 18] = [
     "optimize",
     "rebuild-index",
     "cache",
+    "serve-node",
     "demo",
     "completions",
     "man",

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use cryostore_engine::archive::tar::{Span, TarReader};
 use cryostore_engine::{Error, Kind, Monitor, Result};
-use rustix::fs::{AtFlags, Mode, OFlags, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat, unlinkat};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The kubelet's folder, where its `--root-dir` was not changed.
@@ -48,6 +49,10 @@ pub struct Look {
     pub pod_uid: String,
     /// The container's name; empty: it does not say.
     pub container: String,
+    /// The pod's namespace; empty: it does not say.
+    pub namespace: String,
+    /// The pod's name; empty: it does not say.
+    pub pod: String,
     /// It has its end marker, and all that its headers promise.
     pub is_complete: bool,
 }
@@ -60,6 +65,33 @@ pub struct Settled {
     /// Bytes of the file.
     pub bytes: u64,
     state: (u64, u64, u64, i64, i64),
+}
+
+/// What tells a file from what was there under its name before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    inode: u64,
+    pub(crate) bytes: u64,
+    pub(crate) seconds: i64,
+    nanos: i64,
+}
+
+impl From<(u64, u64, i64, i64)> for State {
+    fn from((inode, bytes, seconds, nanos): (u64, u64, i64, i64)) -> Self {
+        Self {
+            inode,
+            bytes,
+            seconds,
+            nanos,
+        }
+    }
+}
+
+impl Settled {
+    pub(crate) fn state(&self) -> State {
+        let (_, inode, bytes, seconds, nanos) = self.state;
+        State::from((inode, bytes, seconds, nanos))
+    }
 }
 
 fn state(meta: &Metadata) -> (u64, u64, u64, i64, i64) {
@@ -141,12 +173,52 @@ impl Folder {
         })
     }
 
+    /// Names and states of the files in it that are named as the kubelet names archives, in the order of their names.
+    pub(crate) fn files(&self) -> Result<Vec<(String, State)>> {
+        let failed = |e: rustix::io::Errno| Error::io(self.path.display(), e.into());
+        let mut out = Vec::new();
+        for entry in Dir::read_from(&self.fd).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let Ok(name) = entry.file_name().to_str() else {
+                continue;
+            };
+            if !name.starts_with("checkpoint-") || !name.ends_with(".tar") {
+                continue;
+            }
+            // Gone meanwhile, or no file of its own: neither is an archive.
+            let Ok(stat) = statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+                let bytes = u64::try_from(stat.st_size).unwrap_or_default();
+                let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or_default();
+                let state = (stat.st_ino, bytes, stat.st_mtime, nanos);
+                out.push((name.to_owned(), State::from(state)));
+            }
+        }
+        out.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(out)
+    }
+
+    /// Opens a file that [`Self::files`] named.
+    pub(crate) fn open_file(&self, name: &str) -> Result<Archive> {
+        let path = self.path.join(name);
+        self.archive(&path.to_string_lossy(), "checkpoint-")
+    }
+
+    /// True if a file marks this archive, or the whole folder, as one to be left alone.
+    pub(crate) fn is_marked(&self, name: &str) -> bool {
+        [format!("{name}.keep"), ".keep".to_owned()]
+            .iter()
+            .any(|mark| statat(&self.fd, mark, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+    }
+
     /// Removes an archive that was stored. False: it stays, because it is no longer what was stored, or because a file beside it says so.
     pub fn remove(&self, archive: &Archive, stored: &Settled) -> Result<bool> {
         let failed = |e: rustix::io::Errno| Error::io(archive.path.display(), e.into());
         let name = archive.name.as_str();
         // Files with this ending are how the checkpoint-restore operator marks what it is to leave alone.
-        if statat(&self.fd, format!("{name}.keep"), AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        if self.is_marked(name) {
             return Ok(false);
         }
         let there = statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
@@ -290,6 +362,11 @@ impl Look {
             "io.kubernetes.cri.container-name",
             "io.kubernetes.container.name",
         ]);
+        self.namespace = first([
+            "io.kubernetes.cri.sandbox-namespace",
+            "io.kubernetes.pod.namespace",
+        ]);
+        self.pod = first(["io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"]);
     }
 }
 

@@ -17,7 +17,7 @@ pub const POD: &str = "pod.json";
 pub const HOST: &str = "host.json";
 
 /// Where the API server puts a service account's token by itself, and does so again in the pod that is made anew.
-const TOKENS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+pub(crate) const TOKENS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// What belongs to this one pod, and not to one that is made like it.
 const OF_THIS_POD: [&str; 8] = [
@@ -66,8 +66,14 @@ impl Host {
         host
     }
 
+    /// This machine, as far as it tells by itself.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        Self::read(Path::new("/"))
+    }
+
     /// What the files below `root` say, and the kernel itself.
-    fn read(root: &Path) -> Self {
+    pub(crate) fn read(root: &Path) -> Self {
         let file = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_default();
         let uname = rustix::system::uname();
         let cgroups = root.join("sys/fs/cgroup");
@@ -165,7 +171,7 @@ fn array<'j>(json: &'j mut Map<String, Value>, key: &str) -> Option<&'j mut Vec<
 }
 
 /// Takes out the token volumes that the API server put in: the new pod gets its own, at the same place.
-fn without_injected_tokens(spec: &mut Map<String, Value>) {
+pub(crate) fn without_injected_tokens(spec: &mut Map<String, Value>) {
     let account = spec
         .get("serviceAccountName")
         .and_then(Value::as_str)

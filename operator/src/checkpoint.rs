@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use cryostore_engine::format::repository::Role;
 use cryostore_engine::format::snapshot::{Identity, SnapshotRecord};
-use cryostore_engine::{Error, ImportOptions, Kind, Monitor, Repository, Result, Source, import};
+use cryostore_engine::{
+    Env, Error, ImportOptions, Kind, Monitor, Repository, Result, Source, import,
+};
 
 use crate::archive::{Archive, Folder, Settled};
 use crate::capture::{self, Host};
@@ -28,12 +30,16 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Whom the kubelet's certificate has to be from.
     pub tls: KubeletTls,
+    /// The kubelet is asked there, and not at the node's own address.
+    pub kubelet_at: Option<String>,
     /// Where the kubelet leaves archives.
     pub folder: PathBuf,
     /// Where locks are kept, on this machine.
     pub locks: PathBuf,
     /// Words of the user.
     pub labels: Vec<String>,
+    /// What this has in common with others that were taken apart from it.
+    pub group: Option<String>,
     /// The kubelet's archive stays.
     pub keep_archive: bool,
     /// The pod is ended afterwards.
@@ -126,16 +132,7 @@ pub fn prepare<'c>(
     containers
         .iter()
         .try_for_each(|name| check_name("container", name))?;
-    if options.stop
-        && !options.force
-        && let Some(owner) = &pod.controller
-    {
-        return Err(Error::new(
-            Kind::Conflict,
-            format!("pod {} belongs to {owner}, which makes a new one at once when it ends", pod.title()),
-        )
-        .hint("scale it down instead, once the checkpoint is stored; or say --force. Nothing was frozen"));
-    }
+    refuse_stop(&pod, options.stop, options.force)?;
     let node = cluster.node(&pod.node, monitor)?;
     if !here::is_here(&node.boot_id)? {
         return Err(Error::new(
@@ -153,7 +150,11 @@ pub fn prepare<'c>(
     }
     let folder = Folder::open(&options.folder)?;
     make_locks(&options.locks)?;
-    let kubelet = cluster.kubelet(&node, &options.tls)?;
+    let mut asked = node.clone();
+    if let Some(address) = &options.kubelet_at {
+        asked.addresses = vec![address.clone()];
+    }
+    let kubelet = cluster.kubelet(&asked, &options.tls)?;
     if let Some(timeout) = options.timeout.filter(|timeout| *timeout < LEAST) {
         monitor.warning(&format!(
             "--timeout {}: the kubelet raises less than its own {} s to that",
@@ -184,6 +185,18 @@ pub fn prepare<'c>(
     })
 }
 
+/// A pod that a controller makes anew is ended only by who says that this is meant.
+pub(crate) fn refuse_stop(pod: &Pod, stop: bool, force: bool) -> Result<()> {
+    match &pod.controller {
+        Some(owner) if stop && !force => Err(Error::new(
+            Kind::Conflict,
+            format!("pod {} belongs to {owner}, which makes a new one at once when it ends", pod.title()),
+        )
+        .hint("scale it down instead, once the checkpoint is stored; or say --force. Nothing was frozen")),
+        _ => Ok(()),
+    }
+}
+
 /// For this user alone: else another one could hold locks.
 fn make_locks(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
@@ -208,15 +221,21 @@ impl Prepared<'_> {
     }
 }
 
+/// A name that no other call has.
+pub(crate) fn new_group(env: &dyn Env) -> String {
+    let random = env.random();
+    random[..8].iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// Takes and stores the containers, one after another. The first that fails ends it; what was stored before stays.
 pub fn take(prepared: &Prepared<'_>, repo: &Repository, watch: &dyn Watch) -> Result<Outcome> {
     repo.require(Role::Write)?;
     let options = &prepared.options;
     let mut outcome = Outcome {
-        group: (options.choice == Choice::All).then(|| {
-            let random = repo.env().random();
-            random[..8].iter().map(|b| format!("{b:02x}")).collect()
-        }),
+        group: options
+            .group
+            .clone()
+            .or_else(|| (options.choice == Choice::All).then(|| new_group(repo.env()))),
         taken: Vec::new(),
         failed: None,
         ended: false,

@@ -1,6 +1,6 @@
 //! Owns what is asked of the API server: a pod, its node, the pod's end.
 //!
-//! Always: names are checked before they become part of a path. Never: lists, watches, or reads a Secret.
+//! Always: names are checked before they become part of a path. Never: watches, or reads a Secret.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -141,17 +141,26 @@ impl Cluster {
         let waiting = Waiting::new()?;
         let account = waiting.wait(monitor, Account::find(context));
         let account = Arc::new(account.ok_or_else(stopped)??);
-        let trust = match (account.insecure, &account.roots) {
-            (true, _) => Trust::Nobody,
-            (false, Some(roots)) => Trust::Only(roots.clone()),
-            (false, None) => Trust::System,
-        };
-        let api = Link::new(&account, &Self::place(&account)?, &trust)?;
+        let api = Link::new(&account, &Self::place(&account)?, &Self::trust(&account))?;
         Ok(Self {
             waiting,
             account,
             api,
         })
+    }
+
+    fn trust(account: &Account) -> Trust {
+        match (account.insecure, &account.roots) {
+            (true, _) => Trust::Nobody,
+            (false, Some(roots)) => Trust::Only(roots.clone()),
+            (false, None) => Trust::System,
+        }
+    }
+
+    /// To the API server, for web sockets.
+    pub(crate) fn upgrading_link(&self) -> Result<Link> {
+        let account = &self.account;
+        Link::upgrading(account, &Self::place(account)?, &Self::trust(account))
     }
 
     fn place(account: &Account) -> Result<Place> {
@@ -201,7 +210,12 @@ impl Cluster {
         Kubelet::new(&self.waiting, &self.account, node, tls)
     }
 
-    fn ask(
+    /// What waits for the network, and as whom it asks.
+    pub(crate) const fn way(&self) -> (&Waiting, &Arc<Account>) {
+        (&self.waiting, &self.account)
+    }
+
+    pub(crate) fn ask(
         &self,
         method: Method,
         path: &str,

@@ -127,6 +127,12 @@ pub const TABLE: &[Known] = &[
         "say --timeout SECONDS, more than the 120 that the kubelet gives by itself; the container runs on",
     ),
     known(
+        &["criu failed", "type restore"],
+        Kind::Unsupported,
+        "CRIU could not make the process again on this node",
+        "`cryostore inspect ID --node NODE` compares the node with the one that the checkpoint is of; then look at /etc/criu/runc.conf there, which both nodes should have alike, and at the log of the container runtime",
+    ),
+    known(
         &["criu failed"],
         Kind::Unsupported,
         "CRIU could not take the process; why is in its log on the node",
@@ -174,10 +180,11 @@ pub fn is_transient(status: u16, message: &str) -> bool {
     status == 500 && find(message).is_some_and(|known| known.is_transient)
 }
 
-/// A rule of RBAC, as it stands in a role; YAML on one line.
+/// A rule of RBAC, as it stands in a role; YAML on one line. A resource of another group than the core has it behind a dot, as `kubectl` takes it.
 #[must_use]
 pub fn rule(resource: &str, verb: &str) -> String {
-    format!("{{apiGroups: [\"\"], resources: [\"{resource}\"], verbs: [\"{verb}\"]}}")
+    let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+    format!("{{apiGroups: [\"{group}\"], resources: [\"{resource}\"], verbs: [\"{verb}\"]}}")
 }
 
 /// What a kubelet answered in place of a checkpoint.
@@ -294,6 +301,11 @@ mod tests {
             500,
             "checkpointing of default/web/app failed (rpc error: code = Unknown desc = runc did not terminate successfully: exit status 1: criu failed: type NOTIFY errno 0 path= /run/containerd/criu-dump.log: unknown)",
             "dump.log",
+        ),
+        (
+            500,
+            "failed to restore containerd task: failed to create shim task: OCI runtime restore failed: criu failed: type RESTORE errno 56",
+            "runc.conf",
         ),
         (
             500,

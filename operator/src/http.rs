@@ -97,7 +97,21 @@ fn deepest(e: &reqwest::Error) -> String {
 
 impl Link {
     pub(crate) fn new(account: &Arc<Account>, place: &Place, trust: &Trust) -> Result<Self> {
-        let mut builder = Client::builder()
+        Self::with(Client::builder(), account, place, trust)
+    }
+
+    /// One whose connections can become web sockets.
+    pub(crate) fn upgrading(account: &Arc<Account>, place: &Place, trust: &Trust) -> Result<Self> {
+        Self::with(Client::builder().http1_only(), account, place, trust)
+    }
+
+    fn with(
+        builder: reqwest::ClientBuilder,
+        account: &Arc<Account>,
+        place: &Place,
+        trust: &Trust,
+    ) -> Result<Self> {
+        let mut builder = builder
             .user_agent(concat!("cryostore/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -132,35 +146,121 @@ impl Link {
         body: Option<&serde_json::Value>,
         patience: Duration,
     ) -> std::result::Result<Answer, Failed> {
+        let request = self.request(method, path, body)?.timeout(patience);
+        whole(request.send().await.map_err(explain)?).await
+    }
+
+    /// Asks once. The lines of an answer that says 200 are handed on as they come, empty ones too; another answer is given back. `patience`: for each
+    /// piece of it.
+    pub(crate) async fn lines(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        patience: Duration,
+        mut line: impl FnMut(&[u8]),
+    ) -> std::result::Result<Answer, Failed> {
+        let in_time = |_| Failed::TimedOut;
+        let request = self.request(Method::POST, path, Some(body))?;
+        let sent = tokio::time::timeout(patience, request.send()).await;
+        let mut response = sent.map_err(in_time)?.map_err(explain)?;
+        let status = response.status().as_u16();
+        if status != 200 {
+            return whole(response).await;
+        }
+        let mut left: Vec<u8> = Vec::new();
+        loop {
+            let piece = tokio::time::timeout(patience, response.chunk()).await;
+            let Some(piece) = piece.map_err(in_time)?.map_err(explain)? else {
+                break;
+            };
+            left.extend_from_slice(&piece);
+            while let Some(end) = left.iter().position(|b| *b == b'\n') {
+                let rest = left.split_off(end + 1);
+                line(&left[..end]);
+                left = rest;
+            }
+            if left.len() > ANSWER_LEN {
+                return Err(too_long());
+            }
+        }
+        Ok(Answer {
+            status,
+            body: String::new(),
+        })
+    }
+
+    /// Makes a web socket of a connection; another answer than that is given back. `key`: some 16 bytes, in base64.
+    pub(crate) async fn web_socket(
+        &self,
+        path: &str,
+        key: &str,
+        protocol: &'static str,
+        patience: Duration,
+    ) -> std::result::Result<std::result::Result<reqwest::Upgraded, Answer>, Failed> {
+        let request = self
+            .request(Method::GET, path, None)?
+            .header("Connection", "Upgrade")
+            .header("Upgrade", "websocket")
+            .header("Sec-WebSocket-Version", "13")
+            .header("Sec-WebSocket-Key", key)
+            .header("Sec-WebSocket-Protocol", protocol);
+        let sent = tokio::time::timeout(patience, request.send()).await;
+        let response = sent.map_err(|_| Failed::TimedOut)?.map_err(explain)?;
+        if response.status().as_u16() != 101 {
+            return whole(response).await.map(Err);
+        }
+        // Whoever repeats the protocol has understood it; TLS says who it is.
+        let said = response.headers().get("Sec-WebSocket-Protocol");
+        if said.and_then(|said| said.to_str().ok()) != Some(protocol) {
+            let text = format!("the other side of the web socket does not speak {protocol}");
+            return Err(Failed::Broken(text));
+        }
+        response.upgrade().await.map(Ok).map_err(explain)
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> std::result::Result<reqwest::RequestBuilder, Failed> {
         let url = format!("{}{path}", self.url);
-        let mut request = self.client.request(method, url).timeout(patience);
+        let kind = if method == Method::PATCH {
+            "application/merge-patch+json"
+        } else {
+            "application/json"
+        };
+        let mut request = self.client.request(method, url);
         if let Some(token) = self.account.bearer().map_err(Failed::Other)? {
             request = request.bearer_auth(token.expose_secret());
         }
         if let Some(body) = body {
-            request = request
-                .header("Content-Type", "application/json")
-                .body(body.to_string());
+            request = request.header("Content-Type", kind).body(body.to_string());
         }
-        let mut response = request.send().await.map_err(explain)?;
-        let status = response.status().as_u16();
-        let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(explain)? {
-            if body.len() + piece.len() > ANSWER_LEN {
-                return Err(Failed::Broken(format!(
-                    "its answer has more than {ANSWER_LEN} bytes"
-                )));
-            }
-            body.extend_from_slice(&piece);
-        }
-        Ok(Answer {
-            status,
-            body: String::from_utf8_lossy(&body).into_owned(),
-        })
+        Ok(request)
     }
 }
 
-fn explain(e: reqwest::Error) -> Failed {
+fn too_long() -> Failed {
+    Failed::Broken(format!("its answer has more than {ANSWER_LEN} bytes"))
+}
+
+async fn whole(mut response: reqwest::Response) -> std::result::Result<Answer, Failed> {
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(explain)? {
+        if body.len() + piece.len() > ANSWER_LEN {
+            return Err(too_long());
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(Answer {
+        status,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
+}
+
+pub(crate) fn explain(e: reqwest::Error) -> Failed {
     // The URL is said by whoever asked.
     let e = e.without_url();
     let text = deepest(&e);
@@ -174,6 +274,11 @@ fn explain(e: reqwest::Error) -> Failed {
         (_, true) => Failed::TimedOut,
         _ => Failed::Broken(text),
     }
+}
+
+/// Without line breaks.
+pub(crate) fn to_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 /// Decodes, line breaks left out.

@@ -16,7 +16,9 @@ use reqwest::Method;
 use serde::Deserialize;
 
 use crate::account::Account;
+use crate::agent::node::State;
 use crate::cluster::{Node, authorities, authority};
+use crate::criu_log;
 use crate::errors;
 use crate::http::{Answer, Failed, Link, Place, Trust, Waiting};
 
@@ -24,6 +26,8 @@ use crate::http::{Answer, Failed, Link, Place, Trust, Waiting};
 pub const LEAST: Duration = Duration::from_secs(120);
 /// Beyond the runtime's time: the kubelet's own work, and an answer over a slow network.
 const GRACE: Duration = Duration::from_secs(30);
+/// A kubelet that is asked for nothing answers at once; it may ask the API server who asks.
+const LOOK: Duration = Duration::from_secs(15);
 /// Where a kubelet that makes its own certificate keeps it, with the authority that signed it.
 const OWN_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet.crt";
 
@@ -125,6 +129,7 @@ impl<'c> Kubelet<'c> {
             }
             tries += 1;
             if tries > TRIES || !errors::is_transient(status, &body) {
+                let body = criu_log::with_log(&body);
                 return Err(errors::of_kubelet(&self.node, status, &body));
             }
             again(body.trim());
@@ -133,6 +138,26 @@ impl<'c> Kubelet<'c> {
             let pause = self.waiting.wait(monitor, pause);
             pause.ok_or_else(crate::cluster::stopped)?;
         }
+    }
+
+    /// Whether it takes checkpoints, and how that is known: it is asked for one of a pod that cannot exist, since no name of a pod has capitals. Nothing
+    /// is frozen by it.
+    pub fn gate(&self, monitor: &dyn Monitor) -> Result<(State, String)> {
+        let path = "/checkpoint/default/Cryostore-Asks-Whether/none";
+        let Answer { status, body } = self.post(path, LOOK, monitor)?;
+        if status != 404 {
+            // The feature is behind a right that this account does not have, or something else is in the way.
+            let e = errors::of_kubelet(&self.node, status, &body);
+            let advice = e.advice().unwrap_or_default().to_owned();
+            return Ok((State::Unknown, format!("{e}; {advice}")));
+        }
+        let is_off = body.contains("404 page not found");
+        let state = if is_off { State::Off } else { State::On };
+        let said: String = body.trim().chars().take(60).collect();
+        Ok((
+            state,
+            format!("the kubelet says \"{said}\" of a pod that cannot exist"),
+        ))
     }
 
     fn written(&self, body: &str) -> Result<String> {

@@ -17,10 +17,12 @@
 )]
 
 mod account;
+pub mod agent;
 pub mod archive;
 pub mod capture;
 pub mod checkpoint;
 mod cluster;
+pub mod criu_log;
 pub mod errors;
 pub mod here;
 mod http;
@@ -28,6 +30,7 @@ mod kubelet;
 mod lock;
 mod plugin;
 pub mod pod;
+pub mod restore;
 
 pub use cluster::{Cluster, Node};
 pub use kubelet::{Kubelet, KubeletTls};

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A stand-in for a kubelet: the half that takes checkpoints. It shares no code with cryostore; Python's standard library is enough.
+"""A stand-in for a kubelet. It shares no code with cryostore; without --runtime Python's standard library is enough.
 
-kubelet.py --kubeconfig FILE --node NAME --folder DIR --archive TAR [--client-ca PEM] [--state DIR]
+kubelet.py --kubeconfig FILE --node NAME --folder DIR --archive TAR|--runtime SOCKET [--client-ca PEM] [--state DIR]
 
 It registers its node with the real API server, listens with TLS on 127.0.0.1 with a certificate that it makes as a kubelet does (an authority of its
 own; the node's name, no address), asks the API server who calls (TokenReview) and whether they may (SubjectAccessReview), and answers
@@ -9,7 +9,9 @@ POST /checkpoint/NAMESPACE/POD/CONTAINER with a kubelet's status codes and texts
 and the UID of the pod put into it. Its first line of output is JSON: its port, and the file with its certificates. What it was asked stands
 in STATE/calls, a JSON object a line.
 
-The pod says how the call goes, in the annotation `test/kubelet`, words with spaces between them:
+With --runtime it is a whole kubelet: pods.py runs the pods of its node by the CRI of the container runtime at SOCKET, and checkpoints are that runtime's.
+
+Without, the pod says how the call goes, in the annotation `test/kubelet`, words with spaces between them:
   slow=SECONDS        the answer comes later
   error=NAME          it fails: a key of ERRORS
   once=NAME           it fails, the first time
@@ -42,6 +44,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+import forward
+
 ERRORS = {
     "paused": "cannot pause a paused container: unknown",
     "tcp": "Error (criu/sk-inet.c:200): inet: Connected TCP socket, consider using --tcp-established option.",
@@ -59,11 +63,11 @@ class Api:
         self.token = re.search(r'token: "([^"]+)"', text).group(1)
         self.tls = ssl.create_default_context(cafile=re.search(r'certificate-authority: "([^"]+)"', text).group(1))
 
-    def ask(self, method, path, body=None):
+    def ask(self, method, path, body=None, kind="application/json"):
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, method=method)
         request.add_header("Authorization", "Bearer " + self.token)
-        request.add_header("Content-Type", "application/json")
+        request.add_header("Content-Type", kind)
         with urllib.request.urlopen(request, context=self.tls, timeout=30) as answer:
             return json.load(answer)
 
@@ -93,6 +97,17 @@ class Kubelet:
         self.busy = set()
         self.failed = set()
         self.lock = threading.Lock()
+        self.runtime = self.pods = None
+        if arguments.runtime:
+            from cri import Runtime  # needs python3-grpcio
+
+            self.runtime = Runtime(arguments.runtime)
+
+    def runtime_version(self):
+        if not self.runtime:
+            return "containerd://2.1.9"
+        found = self.runtime.call("Version")
+        return found["runtime_name"] + "://" + found["runtime_version"].lstrip("v")
 
     def register(self, port):
         boot = arguments_boot(self.arguments)
@@ -103,10 +118,11 @@ class Kubelet:
             "status": {
                 "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": self.arguments.node}],
                 "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+                "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status"}],
                 "nodeInfo": {
                     "architecture": "amd64",
                     "bootID": boot,
-                    "containerRuntimeVersion": "containerd://2.1.9",
+                    "containerRuntimeVersion": self.runtime_version(),
                     "kernelVersion": os.uname().release,
                     "kubeProxyVersion": "v1.37.0",
                     "kubeletVersion": "v1.37.0",
@@ -117,7 +133,13 @@ class Kubelet:
                 },
             },
         }
-        self.api.ask("POST", "/api/v1/nodes", node)
+        try:
+            self.api.ask("POST", "/api/v1/nodes", node)
+        except urllib.error.HTTPError as error:
+            if error.code != 409:
+                raise
+            # It was here before: the object stays, what it says is told anew.
+            self.api.ask("PATCH", f"/api/v1/nodes/{self.arguments.node}/status", {"status": node["status"]}, "application/merge-patch+json")
 
     def note(self, **what):
         with self.lock, open(os.path.join(self.arguments.state, "calls"), "a") as file:
@@ -145,6 +167,8 @@ class Kubelet:
 
     def checkpoint(self, namespace, name, container, query):
         """Status and text."""
+        if self.arguments.gate_off:
+            return 404, "404 page not found"
         try:
             pod = self.api.ask("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
         except urllib.error.HTTPError:
@@ -165,6 +189,9 @@ class Kubelet:
                 return 404, "cannot parse value of timeout parameter"
         who = f"{namespace}/{name}/{container}"
         self.note(container=who, timeout=timeout, asked=query.get("timeout", [None])[-1])
+
+        if self.runtime:
+            return self.real_checkpoint(namespace, name, container, timeout)
 
         def failure(text):
             return 500, f"checkpointing of {who} failed (rpc error: code = Unknown desc = {text})"
@@ -189,6 +216,20 @@ class Kubelet:
         finally:
             with self.lock:
                 self.busy.discard(who)
+
+    def real_checkpoint(self, namespace, name, container, timeout):
+        which = self.pods.container(namespace, name, container)
+        if which is None:
+            return 404, f"container {container} does not exist"
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        path = os.path.join(self.arguments.folder, f"checkpoint-{name}_{namespace}-{container}-{stamp}.tar")
+        from cri import CriError
+
+        try:
+            self.runtime.call("CheckpointContainer", timeout + 5, container_id=which, location=path, timeout=timeout)
+        except CriError as error:
+            return 500, f"checkpointing of {namespace}/{name}/{container} failed ({error})"
+        return 200, json.dumps({"items": [path]})
 
     def write(self, path, pod, container, how):
         data = archive_of(self.arguments.archive, pod, container, how)
@@ -258,6 +299,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self):
+        if self.path.startswith("/portForward/"):
+            return forward.serve(self)
         self.answer(404, "404 page not found\n")
 
     def do_POST(self):
@@ -296,13 +339,17 @@ class Server(http.server.ThreadingHTTPServer):
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ["kubeconfig", "node", "folder", "archive"]:
+    for name in ["kubeconfig", "node", "folder"]:
         parser.add_argument("--" + name, required=True)
+    parser.add_argument("--archive")
+    parser.add_argument("--runtime")
     parser.add_argument("--client-ca")
     parser.add_argument("--boot-id")
     parser.add_argument("--state", default=None)
+    parser.add_argument("--gate-off", action="store_true", help="the feature gate is off, for all pods")
     arguments = parser.parse_args()
     arguments.state = arguments.state or tempfile.mkdtemp()
+    os.makedirs(arguments.folder, mode=0o700, exist_ok=True)
     crt, key = certificate(arguments.node, arguments.state)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(crt, key)
@@ -314,6 +361,10 @@ def main():
     server.kubelet = Kubelet(arguments)
     port = server.server_address[1]
     server.kubelet.register(port)
+    if arguments.runtime:
+        from pods import Pods
+
+        server.kubelet.pods = Pods(server.kubelet)
     print(json.dumps({"port": port, "certificate": crt}), flush=True)
     # Ends with whoever started it: its standard input is closed then.
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()

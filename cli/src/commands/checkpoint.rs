@@ -8,11 +8,13 @@ use std::time::Duration;
 use clap::Args;
 use cryostore_engine::format::SnapshotId;
 use cryostore_engine::{Monitor, Phase};
+use cryostore_operator::agent::remote;
 use cryostore_operator::checkpoint::{Options, Outcome, Step, Taken, Watch, prepare, take};
 use cryostore_operator::pod::{Choice, Pod};
 use cryostore_operator::{Cluster, KubeletTls, archive};
 use serde::Serialize;
 
+use super::agent_args::AgentArgs;
 use super::first_use::{self, Place};
 use super::view::{CostView, SnapshotView};
 use crate::context::Context;
@@ -24,10 +26,10 @@ use crate::text::{Column, Table, percent, printable, seconds, short, size};
 /// Characters of an id that tell it apart; `cryostore ls` shows more where they do not.
 const SHORT: usize = 8;
 
-/// Take a checkpoint of a pod on this node, and store it
+/// Take a checkpoint of a pod, and store it
 ///
 /// Finds the pod through the cluster's API (KUBECONFIG, ~/.kube/config, or the service account of the pod that this runs in), has the node's kubelet take the checkpoint, and stores the
-/// archive that the kubelet leaves on this machine, which has to be the pod's node. The pod goes on running. The repository is opened and all else that could be refused is looked at before
+/// archive that the kubelet leaves on this machine. If the pod's node is another machine, the agent of that node (`cryostore serve-node`) does it instead, with its own storage and key. The pod goes on running. The repository is opened and all else that could be refused is looked at before
 /// anything is frozen. Once the checkpoint is stored the kubelet's archive is removed; if it cannot be stored, the archive stays, and `cryostore import` takes it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -35,7 +37,8 @@ const SHORT: usize = 8;
   cryostore checkpoint web-0 --namespace shop --container app --label before-upgrade
   cryostore checkpoint notebook-7 --all-containers --timeout 600
   cryostore checkpoint batch-1 --stop
-  cryostore checkpoint web-0 --kubelet-ca /var/lib/kubelet/pki/kubelet.crt")]
+  cryostore checkpoint web-0 --kubelet-ca /var/lib/kubelet/pki/kubelet.crt
+  cryostore checkpoint web-0 --agent cluster")]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "flags of a command line are bools"
@@ -80,6 +83,8 @@ pub(crate) struct CheckpointArgs {
     /// Where the kubelet of this node leaves archives
     #[arg(long, value_name = "DIR", default_value = archive::DEFAULT_FOLDER)]
     checkpoints_dir: PathBuf,
+    #[command(flatten)]
+    agent: AgentArgs,
 }
 
 #[derive(Serialize)]
@@ -88,6 +93,9 @@ struct Report {
     pod: String,
     pod_uid: String,
     node: String,
+    /// Where the node's agent stored it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage: Option<String>,
     group: Option<String>,
     checkpoints: Vec<Checkpoint>,
     /// The pod was told to end.
@@ -137,8 +145,9 @@ impl Checkpoint {
 }
 
 impl Report {
-    fn new(pod: &Pod, outcome: &Outcome) -> Self {
+    fn new(pod: &Pod, outcome: &Outcome, storage: Option<String>) -> Self {
         Self {
+            storage,
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
             pod_uid: pod.uid.clone(),
@@ -159,6 +168,9 @@ impl fmt::Display for Report {
         )?;
         if let Some(group) = &self.group {
             write!(f, ", group {group}")?;
+        }
+        if let Some(storage) = &self.storage {
+            write!(f, ", stored by its agent in {}", printable(storage))?;
         }
         writeln!(f, "{}\n", if self.stopped { ", ended" } else { "" })?;
         let mut table = Table::new(
@@ -235,14 +247,6 @@ impl Watch for Told<'_> {
 pub(crate) fn run(args: CheckpointArgs, context: &Context) -> Result<(), Failure> {
     let screen = &*context.screen;
     let watch = Told(screen);
-    // First what the user can have said wrong, then what somebody else can refuse; nothing is frozen before both are through.
-    let repo = match first_use::settle(args.init, context)? {
-        Place::There(repo) => *repo,
-        Place::Made(made) => {
-            screen.report(&made.to_string());
-            context.repository()?
-        }
-    };
     let cluster = Cluster::connect(None, &watch)?;
     let namespace = args
         .namespace
@@ -254,6 +258,28 @@ pub(crate) fn run(args: CheckpointArgs, context: &Context) -> Result<(), Failure
         (None, true) => Choice::All,
         (None, false) => ask(&pod, context)?,
     };
+    if args.agent.is_meant(&cluster, &pod, &watch)? {
+        let how = remote::Options {
+            choice,
+            timeout: args.timeout.map(Duration::from_secs),
+            storage: context.said_storage()?,
+            labels: args.label,
+            keep_archive: args.keep_archive,
+            stop: args.stop,
+            force: args.force,
+        };
+        let agent = args.agent.find(&cluster, &pod, &watch)?;
+        let (outcome, storage) = remote::take(&cluster, &agent, &pod, &how, &*context.env, &watch)?;
+        return told(&pod, outcome, storage, context);
+    }
+    // First what the user can have said wrong, then what somebody else can refuse; nothing is frozen before both are through.
+    let repo = match first_use::settle(args.init, context)? {
+        Place::There(repo) => *repo,
+        Place::Made(made) => {
+            screen.report(&made.to_string());
+            context.repository()?
+        }
+    };
     let options = Options {
         choice,
         timeout: args.timeout.map(Duration::from_secs),
@@ -261,21 +287,30 @@ pub(crate) fn run(args: CheckpointArgs, context: &Context) -> Result<(), Failure
             ca: args.kubelet_ca,
             insecure: args.kubelet_insecure_tls,
         },
+        kubelet_at: None,
         folder: args.checkpoints_dir,
         locks: locks(),
         labels: args.label,
+        group: None,
         keep_archive: args.keep_archive,
         stop: args.stop,
         force: args.force,
     };
     let prepared = prepare(&cluster, pod, options, &watch)?;
     let outcome = take(&prepared, &repo, &watch)?;
-    screen.clear();
-    // What is stored is said, also where something failed after it.
+    told(prepared.pod(), outcome, None, context)
+}
+
+/// What is stored is said, also where something failed after it.
+fn told(
+    pod: &Pod,
+    outcome: Outcome,
+    storage: Option<String>,
+    context: &Context,
+) -> Result<(), Failure> {
+    context.screen.clear();
     if !outcome.taken.is_empty() {
-        context
-            .output
-            .show(&Report::new(prepared.pod(), &outcome))?;
+        context.output.show(&Report::new(pod, &outcome, storage))?;
     }
     match outcome.failed {
         Some(e) => Err(e.into()),
@@ -284,7 +319,7 @@ pub(crate) fn run(args: CheckpointArgs, context: &Context) -> Result<(), Failure
 }
 
 /// Locks hold off whoever else takes checkpoints on this machine: for root one place, for others one each.
-fn locks() -> PathBuf {
+pub(super) fn locks() -> PathBuf {
     let user = rustix::process::geteuid();
     if user.is_root() {
         PathBuf::from("/run/cryostore")

@@ -2,6 +2,7 @@
 //!
 //! Always: text and JSON are two views of one report. Never: a command prints beside `output` and `screen`.
 
+mod agent_args;
 mod cache;
 mod check;
 mod checkpoint;
@@ -25,6 +26,8 @@ mod pin;
 mod prune;
 mod rebuild_index;
 mod repair;
+mod restore;
+mod serve_node;
 mod stats;
 mod status;
 mod undelete;
@@ -49,6 +52,7 @@ pub(crate) enum Command {
     Init(init::InitArgs),
     Checkpoint(checkpoint::CheckpointArgs),
     Import(import::ImportArgs),
+    Restore(restore::RestoreArgs),
     Export(export::ExportArgs),
     Ls(ls::LsArgs),
     Inspect(inspect::InspectArgs),
@@ -68,6 +72,7 @@ pub(crate) enum Command {
     Copy(copy::CopyArgs),
     RebuildIndex(rebuild_index::RebuildIndexArgs),
     Cache(cache::CacheArgs),
+    ServeNode(serve_node::ServeNodeArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -80,6 +85,7 @@ impl Command {
             Self::Init(args) => init::run(&args, context).map(done),
             Self::Checkpoint(args) => checkpoint::run(args, context).map(done),
             Self::Import(args) => import::run(args, context).map(done),
+            Self::Restore(args) => restore::run(&args, context).map(done),
             Self::Export(args) => export::run(&args, context).map(done),
             Self::Ls(args) => ls::run(&args, context).map(done),
             Self::Inspect(args) => inspect::run(&args, context).map(done),
@@ -99,6 +105,7 @@ impl Command {
             Self::Optimize(args) => optimize::run(&args, context).map(done),
             Self::RebuildIndex(args) => rebuild_index::run(&args, context).map(done),
             Self::Cache(args) => cache::run(&args, context).map(done),
+            Self::ServeNode(args) => serve_node::run(args, context).map(done),
             Self::Demo(args) => demo::run(&args, context).map(done),
             Self::Completions(args) => completions::run(&args).map(done),
             Self::Man(args) => man::run(&args, context).map(done),

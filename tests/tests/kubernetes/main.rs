@@ -9,6 +9,7 @@
 )]
 
 mod cluster;
+mod restore;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -212,6 +213,11 @@ fn a_pod_on_another_machine_is_refused_and_the_error_says_where_to_run_it() {
     assert!(
         said.err
             .contains(&format!("run the same command on node {}", c.node)),
+        "{}",
+        said.err
+    );
+    assert!(
+        said.err.contains("this machine is another one"),
         "{}",
         said.err
     );

@@ -16,6 +16,7 @@ use serde::Serialize;
 use self::inside::Inside;
 use self::members::Member;
 use super::filter::FilterArgs;
+use super::restore::{Judgement, judge};
 use super::view::SnapshotView;
 use crate::context::Context;
 use crate::exit::Failure;
@@ -41,6 +42,9 @@ pub(crate) struct InspectArgs {
     /// Show the values of environment variables, too: they often hold secrets
     #[arg(long)]
     show_environment: bool,
+    /// Also say whether it can be restored on this node of the cluster, and why not
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
     #[command(flatten)]
     filter: FilterArgs,
 }
@@ -54,6 +58,8 @@ struct Report {
     #[serde(flatten)]
     inside: Inside,
     members: Vec<Member>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restore: Option<Judgement>,
     #[serde(skip)]
     look: Look,
 }
@@ -85,6 +91,10 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<(), Failure> 
             .filter(is_member)
             .map(Member::from)
             .collect(),
+        restore: match &args.node {
+            Some(node) => Some(judge(&reader, record, node, context)?),
+            None => None,
+        },
         look: Look {
             id_len: found.id_len,
             now,

@@ -43,6 +43,9 @@ impl fmt::Display for Report {
                 "\nThere are more processes or open files than are listed."
             )?;
         }
+        if let Some(judgement) = &self.restore {
+            write!(f, "\n{judgement}")?;
+        }
         Ok(())
     }
 }

@@ -80,6 +80,22 @@ else
   say "no Debian package: dpkg-deb is not there (apt-get install dpkg)"
 fi
 
+# The OCI image: the program, the libraries that it is linked with, and whom it trusts. Written by our own writer; `ctr images import`, `podman load` and
+# `skopeo copy oci-archive:…` take it.
+base=$work/base
+mkdir -p "$base/usr/bin" "$base/etc/ssl/certs" "$base/tmp" "$base/var/lib/cryostore"
+chmod 1777 "$base/tmp"
+cp -a "$cryostore" "$base/usr/bin"
+while read -r library; do
+  install -D "$library" "$base$library"
+done < <(ldd "$cryostore" | grep -o '/[^ ]*')
+authorities=/etc/ssl/certs/ca-certificates.crt
+if [[ -e $authorities ]]; then cp "$authorities" "$base$authorities"; else say "no authorities in the image: $authorities is not there"; fi
+packed "$work/layer.tar" "$base" .
+cargo run "${locked[@]}" --quiet --release -p cryostore-operator --example image -- "$work/oci" "cryostore:$version" \
+  "$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)" "$work/layer.tar" /usr/bin/cryostore >/dev/null
+packed "$dir/$name-oci.tar" "$work/oci" blobs index.json oci-layout
+
 (cd "$dir" && sha256sum -- *"$version"* >SHA256SUMS)
 say "in $dir:"
 (cd "$dir" && stat --format='  %12s  %n' -- *)

@@ -12,6 +12,7 @@ pub mod criu;
 pub mod digest;
 pub mod images;
 pub mod layer;
+mod layout;
 pub mod local;
 mod logs;
 mod objects;
@@ -30,5 +31,6 @@ pub mod source;
 mod strip;
 pub mod wait;
 
+pub use layout::write_image;
 pub use objects::{look, nodes};
 pub use source::{Family, Mount, Source};

@@ -4,16 +4,15 @@
 //! Always: the same snapshot and name make the same bytes; annotations are those of the family whose runtime can restore this archive, on the manifest, which
 //! is the image's target. Never: an index around it: containerd looks at the target alone.
 
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use cryostore_engine::{Error, Kind, Monitor, Repository, Result};
+use cryostore_engine::{Error, Monitor, Repository, Result};
 use serde_json::{Map, Value, json};
 
 use super::digest::Blob;
 use super::layer::{Changes, Layer, write_layer};
+use super::layout::Layout;
 use super::source::{Family, Source};
 
 /// A tar as it is: its digest is its diffID, so that both are known when it has been written once.
@@ -37,7 +36,7 @@ pub struct Image {
 }
 
 /// The name that Go, and so OCI, has for a machine.
-fn architecture(machine: &str) -> &str {
+pub(super) fn architecture(machine: &str) -> &str {
     match machine {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -146,60 +145,14 @@ pub fn write_layout(
     tag: &str,
     monitor: &dyn Monitor,
 ) -> Result<Written> {
-    let failed = |e| Error::io(format!("writing the OCI layout {}", dir.display()), e);
-    if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(
-            Error::new(Kind::Conflict, format!("{} is not empty", dir.display()))
-                .hint("name a directory that does not exist yet"),
-        );
-    }
-    let above = dir
-        .parent()
-        .filter(|above| !above.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let part = tempfile::Builder::new()
-        .prefix(".cryostore-")
-        .suffix(".part")
-        .tempdir_in(above)
-        .map_err(failed)?;
-    let blobs = part.path().join("blobs/sha256");
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(&blobs).map_err(failed)?;
-    let create = |path: &Path| {
-        let mut options = File::options();
-        options.write(true).create_new(true).mode(0o600).open(path)
-    };
-    let put = |name: &str, bytes: &[u8]| -> std::io::Result<()> {
-        create(&part.path().join(name))?.write_all(bytes)
-    };
-    let unnamed = blobs.join("layer.part");
-    let mut file = BufWriter::with_capacity(1 << 20, create(&unnamed).map_err(failed)?);
-    let layer = write_layer(repo, &source.record, changes, &mut file, monitor)?;
-    file.flush().map_err(failed)?;
-    fs::rename(&unnamed, blobs.join(layer.blob.hex())).map_err(failed)?;
+    let layout = Layout::begin(dir)?;
+    let layer = layout.layer(|file| {
+        let layer = write_layer(repo, &source.record, changes, file, monitor)?;
+        let blob = layer.blob.clone();
+        Ok((layer, blob))
+    })?;
     let image = Image::new(source, &layer, tag);
-    for (blob, bytes) in [
-        (&image.config_blob, &image.config),
-        (&image.manifest_blob, &image.manifest),
-    ] {
-        put(&format!("blobs/sha256/{}", blob.hex()), bytes).map_err(failed)?;
-    }
-    put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(failed)?;
-    let index = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [{
-            "mediaType": MANIFEST_TYPE, "digest": image.manifest_blob.digest, "size": image.manifest_blob.len,
-            "annotations": {"org.opencontainers.image.ref.name": tag},
-        }],
-    });
-    put("index.json", index.to_string().as_bytes()).map_err(failed)?;
-    fs::set_permissions(part.path(), fs::Permissions::from_mode(0o700)).map_err(failed)?;
-    // Over an empty directory, and over nothing else.
-    fs::rename(part.path(), dir).map_err(failed)?;
-    // It has another name now: nothing is left to remove.
-    let _ = part.keep();
+    layout.end(&image.config, &image.manifest, tag)?;
     Ok(Written {
         digest: image.manifest_blob.digest,
         bytes: layer.blob.len,

@@ -11,7 +11,9 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use cryostore_engine::format::snapshot::{Identity, SnapshotRecord};
-use cryostore_engine::{Error, ImportOptions, Kind, Monitor, Repository, Result, Source, import};
+use cryostore_engine::{
+    Error, Filter, ImportOptions, Kind, Monitor, Repository, Result, Source, import,
+};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use super::audit::Line;
@@ -223,12 +225,14 @@ impl Watch<'_> {
         }
         // What was said of it, if a call has ended since then.
         let entry = self.watching.ledger.entry(name).unwrap_or(entry);
-        if entry.stored != Some(state) {
-            let names = self.agent.stores.names();
-            let repo = self
-                .agent
-                .stores
-                .open(names.first().map_or("", String::as_str))?;
+        let names = self.agent.stores.names();
+        let repo = self
+            .agent
+            .stores
+            .open(names.first().map_or("", String::as_str))?;
+        // It may have been another repository that it was stored in, or one that was lost since: what is removed is there.
+        let is_stored = entry.stored == Some(state) && is_there(&repo, &entry.snapshot)?;
+        if !is_stored {
             let snapshot = match self.store(&repo, &archive, &settled, &entry) {
                 Ok(snapshot) => snapshot,
                 // Of this archive or of the store, that cannot be told: the others are not held up by it, and it is not given up.
@@ -320,6 +324,14 @@ impl Watch<'_> {
             line.bytes = Some(snapshot.archive.bytes);
         }
         self.agent.audit.write(&*self.agent.env, line);
+    }
+}
+
+fn is_there(repo: &Repository, snapshot: &str) -> Result<bool> {
+    match repo.find(snapshot, &Filter::default()) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == Kind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

@@ -17,6 +17,7 @@ mod deploy;
 
 use agent::{Agent, agent_rules, curl, token, user_rules};
 use cluster::Cluster;
+use cryostore_engine::{Repository, Store, SystemEnv};
 use serde_json::{Value, json};
 
 #[test]
@@ -653,6 +654,28 @@ fn archives_of_others_are_removed_only_if_that_is_said_and_never_those_that_are_
     wait("the kept one is known", || watched(&agent).len() == 4);
     assert_eq!(c.archives().len(), 3, "{:?}", c.archives());
     assert_eq!(c.snapshots().len(), 4);
+}
+
+#[test]
+fn an_archive_is_not_removed_for_a_snapshot_that_is_not_there() {
+    let Some(c) = Cluster::start() else { return };
+    c.pod("web", &["app"], "");
+    archive(&c, ONE, "web", 1);
+    let state = c.path("agent-state");
+    let watch = ["--watch", "--state", state.to_str().unwrap()];
+    let mut agent = Agent::start_with(&c, &watch);
+    wait("it is stored", || {
+        c.snapshots().len() == 1 && !watched(&agent).is_empty()
+    });
+    agent.end();
+    // Another repository in its place, which knows nothing of it.
+    std::fs::remove_dir_all(c.path("store")).unwrap();
+    let store = Store::open(c.path("store").to_str().unwrap(), true).unwrap();
+    Repository::init(&store, &SystemEnv::new()).unwrap();
+    let adopting = [&watch[..], &["--adopt"]].concat();
+    let _agent = Agent::start_as(&c, &c.path("agent.kubeconfig"), &adopting).unwrap();
+    wait("it is stored again and removed", || c.archives().is_empty());
+    assert_eq!(c.snapshots().len(), 1);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use cryostore_engine::criu::wire::Fields;
 use cryostore_operator::restore::digest::Blob;
 use h2::server::SendResponse;
@@ -146,8 +146,7 @@ async fn serve(
         body.flow_control().release_capacity(piece.len()).unwrap();
         buffer.extend_from_slice(&piece);
         while buffer.len() >= 5 {
-            let len =
-                usize::try_from(u32::from_be_bytes(buffer[1..5].try_into().unwrap())).unwrap();
+            let len = usize::try_from((&buffer[1..5]).get_u32()).unwrap();
             if buffer.len() < 5 + len {
                 break;
             }
@@ -178,7 +177,6 @@ async fn serve(
 }
 
 fn answer(method: &str, m: &[u8], kept: &mut Kept) -> Answer {
-    let missing = || Err((5, "not found".to_owned()));
     match method
         .rsplit_once("services.")
         .map_or(method, |(_, rest)| rest)
@@ -201,10 +199,8 @@ fn answer(method: &str, m: &[u8], kept: &mut Kept) -> Answer {
             }
         }
         "content.v1.Content/Abort" => drop(kept.uploads.remove(&text(m, 1))),
-        "snapshots.v1.Snapshots/Stat" => {
-            if !kept.snapshots.contains(&text(m, 2)) {
-                return missing();
-            }
+        "snapshots.v1.Snapshots/Stat" if !kept.snapshots.contains(&text(m, 2)) => {
+            return Err((5, "not found".to_owned()));
         }
         "snapshots.v1.Snapshots/Prepare" => return Ok(message(1, &message(1, b"bind"))),
         "snapshots.v1.Snapshots/Commit" => kept.snapshots.push(text(m, 2)),

@@ -72,7 +72,7 @@ pub(crate) struct RestoreArgs {
         ignore_case = true
     )]
     restart_policy: PolicyArg,
-    /// Where to write: PATH, docker:CONTAINER, oci:DIR, docker://HOST[:PORT]/NAME[:TAG], or containerd:NAME of this machine
+    /// Where to write: PATH, docker:CONTAINER, oci:DIR, docker://HOST/NAME:TAG, or containerd:NAME of this machine
     #[arg(long, value_name = "PLACE")]
     to: Option<String>,
     /// Print the plan and do nothing

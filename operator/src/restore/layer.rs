@@ -1,4 +1,4 @@
-//! Owns the one layer of a checkpoint's OCI image: the archive as it was, but for what [`super::strip`] takes out and for the base image's name.
+//! Owns the one layer of a checkpoint's OCI image: the archive as it was, but for what `super::strip` takes out and for the base image's name.
 //!
 //! Always: goes through the archive once, in pieces of any length; holds a member's headers and, of the four descriptions, the member. What is not
 //! changed keeps its bytes, headers too; one that is gets a plain header of our own. The archive's digest is checked by the engine while it flows.

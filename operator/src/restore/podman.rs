@@ -1,6 +1,6 @@
 //! Owns driver 4: Podman on this machine.
 //!
-//! Always: Podman gets a copy of the archive that is stripped as [`super::strip`] says, and the copy goes at once. Never: starts a container anew where the restore
+//! Always: Podman gets a copy of the archive that is stripped as `super::strip` says, and the copy goes at once. Never: starts a container anew where the restore
 //! failed.
 
 use std::path::Path;

@@ -126,12 +126,6 @@ pub fn prepare(
     monitor: &dyn Monitor,
 ) -> Result<Prepared> {
     let mut client = Client::connect(&settings.socket, monitor)?;
-    // 64 bits tell the imports of a node apart.
-    let nonce = hex::encode(&env.random()[..8]);
-    let lease = format!("cryostore-{nonce}");
-    let until = env.now() + LEASE;
-    let labels = vec![label("containerd.io/gc.expire", until.to_string())];
-    client.create_lease(&lease, &labels)?;
     let mut changes = Changes::default();
     if let Some(registry) = registry
         && let Some(blobs) = base::blobs_of(&client, source)?
@@ -140,6 +134,12 @@ pub fn prepare(
         changes.base = Some(registry.reference(&image.blob.digest));
         registry.admit(&blobs);
     }
+    // 64 bits tell the imports of a node apart.
+    let nonce = hex::encode(&env.random()[..8]);
+    let lease = format!("cryostore-{nonce}");
+    let until = env.now() + LEASE;
+    let labels = vec![label("containerd.io/gc.expire", until.to_string())];
+    client.create_lease(&lease, &labels)?;
     client.use_lease(Some(lease.clone()));
     let made = import(
         &client, repo, source, &changes, settings, name, &nonce, monitor,

@@ -23,6 +23,9 @@ pub(crate) struct Line {
     pub(crate) user: String,
     pub(crate) groups: Vec<String>,
     pub(crate) call: &'static str,
+    /// What was asked for of Kubernetes' verbs; empty: nobody asked.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) verb: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) namespace: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -33,6 +36,8 @@ pub(crate) struct Line {
     pub(crate) snapshot: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) archive: String,
+    /// In a word.
+    pub(crate) result: &'static str,
     /// As the caller got it.
     pub(crate) status: u16,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -57,6 +62,11 @@ impl Audit {
     /// Writes it, with the time.
     pub(crate) fn write(&self, env: &dyn Env, mut line: Line) {
         line.time = env.now().to_string();
+        line.result = match line.status {
+            200 => "done",
+            401 | 403 => "refused",
+            _ => "failed",
+        };
         let Ok(mut text) = serde_json::to_vec(&line) else {
             return;
         };

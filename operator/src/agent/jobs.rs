@@ -52,6 +52,18 @@ impl Call {
     }
 }
 
+impl Call {
+    /// The one that says most of what is asked for.
+    const fn verb(self) -> &'static str {
+        match self {
+            Self::Facts => "get",
+            Self::Checkpoint => "create",
+            Self::PrepareRestore => "restore",
+            Self::CleanUp => "delete",
+        }
+    }
+}
+
 /// How an answer begins.
 pub(crate) enum Head {
     Whole(u16, Vec<u8>),
@@ -199,6 +211,7 @@ impl Watch for Taking<'_> {
 pub(crate) fn run(agent: &Agent, call: Call, shown: &Shown, body: &[u8], out: &Out) {
     let mut line = Line {
         call: call.name(),
+        verb: call.verb(),
         ..Line::default()
     };
     let done = match agent.gate.caller(shown, out) {

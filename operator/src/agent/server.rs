@@ -14,7 +14,7 @@ use std::time::Duration;
 use cryostore_engine::{Error, Kind, Result};
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -40,6 +40,8 @@ const HEAD_LEN: usize = 16 << 10;
 const HEADERS: usize = 64;
 /// 64 KiB: a call is names and labels.
 const BODY_LEN: usize = 64 << 10;
+/// 1 MiB of a body that is too long is read all the same: who is still writing does not hear the answer.
+const PASSED_BY: usize = 1 << 20;
 /// A connection takes some 50 KiB: all of them 3 MiB.
 const CONNECTIONS: usize = 64;
 /// Calls at once; each has a thread, and a checkpoint the memory of an import.
@@ -262,15 +264,11 @@ impl Server {
             .and_then(|value| value.strip_prefix("Bearer "))
             .map(SecretString::from);
         let shown = Shown { token, certificate };
-        let body = Limited::new(request.into_body(), BODY_LEN).collect();
-        let body = match tokio::time::timeout(HEAD_TIME, body).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(e)) if e.is::<LengthLimitError>() => {
-                let e = Error::new(
-                    Kind::Invalid,
-                    format!("a call has at most {BODY_LEN} bytes"),
-                );
-                return refused(413, &e);
+        let body = match tokio::time::timeout(HEAD_TIME, taken(request.into_body())).await {
+            Ok(Ok(Some(body))) => body,
+            Ok(Ok(None)) => {
+                let text = format!("a call has at most {BODY_LEN} bytes");
+                return refused(413, &Error::new(Kind::Invalid, text));
             }
             Ok(Err(_)) => return refused(400, &Error::new(Kind::Invalid, "the call broke off")),
             Err(_) => {
@@ -311,6 +309,24 @@ impl Server {
             Err(_) => refused(500, &Error::new(Kind::Internal, "the call ended early")),
         }
     }
+}
+
+/// A body; none if it is too long.
+async fn taken(mut body: Incoming) -> hyper::Result<Option<Vec<u8>>> {
+    let (mut out, mut len) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        len += data.len();
+        if len > PASSED_BY {
+            break;
+        }
+        if len <= BODY_LEN {
+            out.extend_from_slice(&data);
+        }
+    }
+    Ok((len <= BODY_LEN).then_some(out))
 }
 
 fn route(method: &Method, path: &str) -> std::result::Result<Call, (u16, Error)> {

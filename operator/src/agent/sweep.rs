@@ -1,9 +1,9 @@
 //! Owns the end of images that were made for pods: they go when the pods are gone.
 //!
-//! Always: an image stays while its pod is there, and for ten minutes in which there is none yet. Never: removes an image where it is not known whether
+//! Always: an image stays while its pod is there, and for ten minutes in which there is none yet. (After a restart, it is not known whether there was one.) Never: removes an image where it is not known whether
 //! the pod is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cryostore_engine::Result;
@@ -13,36 +13,46 @@ use super::{Agent, Watcher};
 
 /// 10 minutes from the image to its pod: a client makes it at once, or not at all.
 const ALONE: Duration = Duration::from_secs(600);
-/// Between two looks; an image that stays a little longer is only disk.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Between two looks: a list from containerd, and one question for each image.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 const STOP_EVERY: Duration = Duration::from_millis(200);
 
-/// Since when each image is without its pod.
+/// What was seen of images and their pods.
 #[derive(Debug, Default)]
-struct Lonely(BTreeMap<String, Duration>);
+struct Seen {
+    /// Images whose pods were there.
+    used: BTreeSet<String>,
+    /// Since when the others are alone.
+    alone: BTreeMap<String, Duration>,
+}
 
-impl Lonely {
-    /// Those that have been alone for long enough, of these that are alone now.
-    fn ripe(&mut self, alone: &[String], now: Duration) -> Vec<String> {
-        self.0.retain(|image, _| alone.contains(image));
-        let mut ripe = Vec::new();
-        for image in alone {
-            let since = *self.0.entry(image.clone()).or_insert(now);
-            if now.saturating_sub(since) >= ALONE {
-                ripe.push(image.clone());
-            }
+impl Seen {
+    /// True if an image is to go, whose pod is there or not.
+    fn is_to_go(&mut self, image: &str, has_pod: bool, now: Duration) -> bool {
+        if has_pod {
+            self.used.insert(image.to_owned());
+            self.alone.remove(image);
+            return false;
         }
-        ripe
+        let since = *self.alone.entry(image.to_owned()).or_insert(now);
+        self.used.contains(image) || now.saturating_sub(since) >= ALONE
+    }
+
+    /// Forgets images that are gone: one of the same name may come.
+    fn keep_only(&mut self, images: &[&str]) {
+        self.used.retain(|image| images.contains(&image.as_str()));
+        self.alone
+            .retain(|image, _| images.contains(&image.as_str()));
     }
 }
 
 /// Until the monitor wants it to stop.
 pub(crate) fn run(agent: &Agent, monitor: &Watcher) {
-    let mut lonely = Lonely::default();
+    let mut seen = Seen::default();
     let mut next = Duration::ZERO;
     while !monitor.stop() {
         if agent.env.elapsed() >= next {
-            if let Err(e) = once(agent, monitor, &mut lonely) {
+            if let Err(e) = once(agent, monitor, &mut seen) {
                 monitor.warning(&format!("images of restores were not looked through: {e}"));
             }
             next = agent.env.elapsed() + LOOK_EVERY;
@@ -51,20 +61,21 @@ pub(crate) fn run(agent: &Agent, monitor: &Watcher) {
     }
 }
 
-fn once(agent: &Agent, monitor: &Watcher, lonely: &mut Lonely) -> Result<()> {
+fn once(agent: &Agent, monitor: &Watcher, seen: &mut Seen) -> Result<()> {
     let (Some(cluster), Some(runtime)) = (agent.gate.cluster(), &agent.images) else {
         return Ok(());
     };
     let monitor = &**monitor;
     let made = runtime.made(monitor)?;
-    let mut alone = Vec::new();
+    let images: Vec<&str> = made.iter().map(|one| one.image.as_str()).collect();
+    seen.keep_only(&images);
     for one in &made {
-        if cluster.has_pod(&one.namespace, &one.pod, monitor)? == Some(false) {
-            alone.push(one.image.clone());
+        let Some(has_pod) = cluster.has_pod(&one.namespace, &one.pod, monitor)? else {
+            continue;
+        };
+        if !seen.is_to_go(&one.image, has_pod, agent.env.elapsed()) {
+            continue;
         }
-    }
-    let ripe = lonely.ripe(&alone, agent.env.elapsed());
-    for one in made.iter().filter(|one| ripe.contains(&one.image)) {
         let call = CleanUpCall {
             image: one.image.clone(),
             namespace: one.namespace.clone(),
@@ -80,15 +91,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_goes_after_ten_minutes_without_its_pod_and_not_before() {
+    fn an_image_goes_with_its_pod_and_one_that_never_had_a_pod_after_ten_minutes() {
         let at = Duration::from_secs;
-        let both = ["a".to_owned(), "b".to_owned()];
-        let mut lonely = Lonely::default();
-        assert!(lonely.ripe(&both, at(0)).is_empty());
-        assert!(lonely.ripe(&both, at(599)).is_empty());
-        // The pod of `b` came, and went again.
-        assert!(lonely.ripe(&both[..1], at(599)).is_empty());
-        assert_eq!(lonely.ripe(&both, at(600)), ["a"]);
-        assert_eq!(lonely.ripe(&both, at(1200)), ["a", "b"]);
+        let mut seen = Seen::default();
+        assert!(!seen.is_to_go("a", true, at(0)));
+        assert!(seen.is_to_go("a", false, at(5)));
+        assert!(!seen.is_to_go("b", false, at(5)));
+        assert!(!seen.is_to_go("b", false, at(604)));
+        assert!(seen.is_to_go("b", false, at(605)));
+        // A new one of the same name has its time again.
+        seen.keep_only(&[]);
+        assert!(!seen.is_to_go("a", false, at(700)));
+        assert!(!seen.is_to_go("b", false, at(700)));
     }
 }

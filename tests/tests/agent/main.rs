@@ -48,6 +48,10 @@ fn a_checkpoint_through_the_agent_is_stored_with_the_agents_storage_and_the_arch
     let user = format!("system:serviceaccount:{}:robot", c.namespace);
     assert_eq!(line["user"], user);
     assert_eq!(
+        (&line["verb"], &line["result"]),
+        (&json!("create"), &json!("done"))
+    );
+    assert_eq!(
         (&line["call"], &line["status"]),
         (&json!("checkpoint"), &json!(200))
     );

@@ -2,8 +2,12 @@
 //!
 //! Always: bounded, on one line, control characters gone: they are shown on a terminal. Never: reads more than a log's end.
 
+use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 /// 64 KiB: CRIU's last words are within its last few lines.
 const END_LEN: u64 = 64 << 10;
@@ -44,7 +48,13 @@ pub(crate) fn last_lines(text: &str) -> String {
 }
 
 fn end_of(path: &Path) -> Option<String> {
-    let mut file = std::fs::File::open(path).ok()?;
+    // The message came over the network: opening a pipe would wait for a writer, and a link lead elsewhere.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::try_from(flags.bits()).ok()?)
+        .open(path)
+        .ok()?;
     let meta = file.metadata().ok()?;
     if !meta.is_file() {
         return None;

@@ -8,11 +8,13 @@
     reason = "a test fails by panicking"
 )]
 
+mod containerd;
 mod hostile;
 mod images;
 mod places;
 mod push;
 mod registry;
+mod stand;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -15,7 +15,7 @@ fi
 # shellcheck source=../tests/real/lib.sh
 . tests/real/lib.sh
 
-title() { printf '\n\e[1m== %s\e[0m\n' "$*"; }
+title() { printf '\n== %s\n' "$*"; }
 shorter() { sed -E 's/^([^ ]{23})[^ ]* stdout F (count [0-9]+ digest .{16}).*/  \1  \2…/'; }
 
 start_all

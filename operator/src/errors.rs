@@ -48,6 +48,13 @@ const fn transient(parts: &'static [&'static str]) -> Known {
 pub const TABLE: &[Known] = &[
     transient(&["cannot pause a paused container"]),
     transient(&["ctrd-checkpoint", "no such file or directory"]),
+    Known {
+        parts: &["unable to freeze"],
+        meaning: "the kernel did not stop all processes of the container at once, as happens with cgroups of version 1 where they start others all the time",
+        cure: "try again; the container runs on",
+        is_transient: true,
+        kind: Kind::Unavailable,
+    },
     known(
         &["connected tcp socket"],
         Kind::Unsupported,
@@ -328,6 +335,11 @@ mod tests {
             "open /run/containerd/io.containerd.grpc.v1.cri/containers/1/ctrd-checkpoint/status: no such file or directory",
             "try again",
         ),
+        (
+            500,
+            "checkpointing of default/web/app failed (rpc error: code = Unknown desc = checkpointing container \"f4ad\" failed: OCI runtime pause failed: unable to freeze)",
+            "try again",
+        ),
         (401, "Unauthorized", "authentication.webhook"),
         (
             403,
@@ -359,9 +371,10 @@ mod tests {
     }
 
     #[test]
-    fn only_two_messages_of_a_500_are_tried_again() {
+    fn only_three_messages_of_a_500_are_tried_again() {
         for (status, body, _) in SEEN {
-            let again = body.contains("cannot pause") || body.contains("ctrd-checkpoint");
+            let again = ["cannot pause", "ctrd-checkpoint", "unable to freeze"];
+            let again = again.iter().any(|words| body.contains(words));
             assert_eq!(is_transient(*status, body), again, "{body}");
             assert!(!is_transient(404, body));
         }

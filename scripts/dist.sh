@@ -4,15 +4,17 @@
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 scripts/setup.sh build
-build "building cryostore" build "${locked[@]}" --release -p cryostore
 
 dir=${1:-dist}
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 machine=$(uname -m)
 case $machine in x86_64) debian=amd64 ;; aarch64) debian=arm64 ;; *) debian=$machine ;; esac
-# dpkg-deb takes its times from it, too.
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
-export SOURCE_DATE_EPOCH
+# Not exported: with it in its environment cargo compiles RocksDB anew.
+epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+unset SOURCE_DATE_EPOCH
+# The whole workspace: with part of it some crates would have other features, and be compiled again.
+build "building cryostore" build "${locked[@]}" --release --workspace
+build "building the writer of images" build "${locked[@]}" --release --workspace --examples
 name=cryostore-$version-linux-$machine
 work=$(mktemp -d)
 at_exit "rm -rf '$work'"
@@ -22,7 +24,7 @@ mkdir -p "$dir"
 packed() {
   local file=$1 folder=$2
   shift 2
-  tar --create --file "$file" --directory "$folder" --format=gnu --sort=name --mtime="@$SOURCE_DATE_EPOCH" \
+  tar --create --file "$file" --directory "$folder" --format=gnu --sort=name --mtime="@$epoch" \
     --owner=0 --group=0 --numeric-owner --mode=go-w "$@"
 }
 
@@ -74,7 +76,7 @@ Description: storage for container checkpoints
  The node agent's unit is installed and not started: see cryostore-serve-node(1).
 CONTROL
   chmod -R go-w "$root"
-  dpkg-deb --root-owner-group --build -Zxz "$root" "$dir/cryostore_${version}_$debian.deb" >/dev/null
+  SOURCE_DATE_EPOCH=$epoch dpkg-deb --root-owner-group --build -Zxz "$root" "$dir/cryostore_${version}_$debian.deb" >/dev/null
   rm -r "$root/DEBIAN"
 else
   say "no Debian package: dpkg-deb is not there (apt-get install dpkg)"
@@ -92,8 +94,8 @@ done < <(ldd "$cryostore" | grep -o '/[^ ]*')
 authorities=/etc/ssl/certs/ca-certificates.crt
 if [[ -e $authorities ]]; then cp "$authorities" "$base$authorities"; else say "no authorities in the image: $authorities is not there"; fi
 packed "$work/layer.tar" "$base" .
-cargo run "${locked[@]}" --quiet --release -p cryostore-operator --example image -- "$work/oci" "cryostore:$version" \
-  "$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)" "$work/layer.tar" /usr/bin/cryostore >/dev/null
+"$CARGO_TARGET_DIR/release/examples/image" "$work/oci" "cryostore:$version" \
+  "$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)" "$work/layer.tar" /usr/bin/cryostore >/dev/null
 packed "$dir/$name-oci.tar" "$work/oci" blobs index.json oci-layout
 
 (cd "$dir" && sha256sum -- *"$version"* >SHA256SUMS)

@@ -53,6 +53,8 @@ pub struct Host {
     pub kubelet: String,
     /// Such as `Debian GNU/Linux 13 (trixie)`.
     pub os_image: String,
+    /// Which cluster it is, by [`crate::Cluster::id`]: pods of two clusters may have one name.
+    pub cluster: String,
 }
 
 impl Host {

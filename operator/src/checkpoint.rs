@@ -89,6 +89,7 @@ pub struct Prepared<'c> {
     node: Node,
     containers: Vec<String>,
     folder: Folder,
+    cluster_id: String,
     options: Options,
 }
 
@@ -155,6 +156,16 @@ pub fn prepare<'c>(
         asked.addresses = vec![address.clone()];
     }
     let kubelet = cluster.kubelet(&asked, &options.tls)?;
+    let cluster_id = match cluster.id(monitor) {
+        Ok(id) => id.to_owned(),
+        Err(e) if e.kind() == Kind::Interrupted => return Err(e),
+        Err(e) => {
+            monitor.warning(&format!(
+                "the checkpoint will not say of which cluster it is, so an agent gives it only to those who may restore in all namespaces: {e}"
+            ));
+            String::new()
+        }
+    };
     if let Some(timeout) = options.timeout.filter(|timeout| *timeout < LEAST) {
         monitor.warning(&format!(
             "--timeout {}: the kubelet raises less than its own {} s to that",
@@ -181,6 +192,7 @@ pub fn prepare<'c>(
         node,
         containers,
         folder,
+        cluster_id,
         options,
     })
 }
@@ -214,6 +226,11 @@ impl Prepared<'_> {
         &self.pod
     }
 
+    /// Those of its containers that are meant.
+    pub(crate) fn containers(&self) -> &[String] {
+        &self.containers
+    }
+
     /// Its node.
     #[must_use]
     pub const fn node(&self) -> &Node {
@@ -240,9 +257,11 @@ pub fn take(prepared: &Prepared<'_>, repo: &Repository, watch: &dyn Watch) -> Re
         failed: None,
         ended: false,
     };
+    let mut host = Host::of(&prepared.node);
+    host.cluster.clone_from(&prepared.cluster_id);
     let attachments = vec![
         (capture::POD.to_owned(), capture::manifest(&prepared.pod)),
-        (capture::HOST.to_owned(), Host::of(&prepared.node).to_json()),
+        (capture::HOST.to_owned(), host.to_json()),
     ];
     for container in &prepared.containers {
         let import = ImportOptions {

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cryostore_engine::{Error, Kind, Monitor, Result};
@@ -28,6 +28,7 @@ pub struct Cluster {
     waiting: Waiting,
     account: Arc<Account>,
     api: Link,
+    id: OnceLock<String>,
 }
 
 /// A node, as far as it counts here. Empty: not known.
@@ -146,6 +147,7 @@ impl Cluster {
             waiting,
             account,
             api,
+            id: OnceLock::new(),
         })
     }
 
@@ -173,6 +175,24 @@ impl Cluster {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.account.namespace
+    }
+
+    /// What no other cluster has: the UID of the namespace kube-system, which a cluster keeps as long as it lives. Asked for once.
+    pub fn id(&self, monitor: &dyn Monitor) -> Result<&str> {
+        if let Some(id) = self.id.get() {
+            return Ok(id);
+        }
+        let path = "/api/v1/namespaces/kube-system";
+        let what = "finding out which cluster this is";
+        let needs = ("namespaces", "get");
+        let json = self.ask(Method::GET, path, None, what, needs, monitor)?;
+        match text(&json, "/metadata/uid") {
+            "" => Err(Error::new(
+                Kind::Unavailable,
+                format!("{what}: the namespace kube-system has no UID"),
+            )),
+            id => Ok(self.id.get_or_init(|| id.to_owned())),
+        }
     }
 
     /// The pod of this name.

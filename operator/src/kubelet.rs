@@ -56,9 +56,12 @@ struct Written {
     items: Vec<String>,
 }
 
+/// A day: what is asked for may be any number, and clocks end.
+const MOST: Duration = Duration::from_secs(24 * 3600);
+
 /// How long an answer is waited for.
 fn patience(timeout: Option<Duration>) -> Duration {
-    timeout.unwrap_or(LEAST).max(LEAST) + GRACE
+    timeout.unwrap_or(LEAST).clamp(LEAST, MOST) + GRACE
 }
 
 impl<'c> Kubelet<'c> {
@@ -258,6 +261,14 @@ const PAUSE: Duration = Duration::from_secs(2);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_waited_for_as_long_as_was_said_and_never_without_an_end() {
+        let of = |seconds: u64| patience(Some(Duration::from_secs(seconds)));
+        assert_eq!(of(1), LEAST + GRACE);
+        assert_eq!(of(300), Duration::from_secs(300) + GRACE);
+        assert_eq!(of(u64::MAX), MOST + GRACE);
+    }
 
     #[test]
     fn less_than_the_kubelets_own_time_is_not_less_to_wait_for() {

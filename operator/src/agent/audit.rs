@@ -1,6 +1,7 @@
 //! Owns the audit log: one JSON document a line for each call, also for those that were refused, and for each archive that was stored unasked.
 //!
-//! Always: written before the caller has the last of the answer. Never: a token, a key, or what is in an archive.
+//! Always: written before the caller has the last of the answer; what freezes a container, gives memory away or removes something is written down before it is
+//! done, too, as `begun`. Never: a token, a key, or what is in an archive.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -34,16 +35,28 @@ pub(crate) struct Line {
     pub(crate) container: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) snapshot: String,
+    /// Whose memory it is, for a restore: a pod and its namespace; empty: not known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) of: String,
+    /// The name of an image that was made or removed.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) image: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) archive: String,
     /// In a word.
     pub(crate) result: &'static str,
-    /// As the caller got it.
+    /// As the caller got it; 0: not yet.
+    #[serde(skip_serializing_if = "is_zero")]
     pub(crate) status: u16,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) error: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bytes: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+const fn is_zero(status: &u16) -> bool {
+    *status == 0
 }
 
 impl Audit {
@@ -63,6 +76,7 @@ impl Audit {
     pub(crate) fn write(&self, env: &dyn Env, mut line: Line) {
         line.time = env.now().to_string();
         line.result = match line.status {
+            0 => "begun",
             200 => "done",
             401 | 403 => "refused",
             _ => "failed",

@@ -3,12 +3,14 @@
 //! Always: an image has the name that belongs to its pod and snapshot, whatever the caller says; so nobody can put memory in the place of another image.
 //! Never: makes a call that creates, starts or ends a container.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cryostore_engine::format::snapshot::SnapshotRecord;
-use cryostore_engine::{CheckpointReader, Env, Error, Kind, Monitor, Repository, Result};
+use cryostore_engine::{
+    CheckpointReader, Deadline, Env, Error, Kind, Monitor, Repository, Result, Silent,
+};
 
 use super::calls::{CleanUpCall, CleanedUp, PrepareCall, PreparedImage};
 use super::images::Images;
@@ -16,14 +18,17 @@ use crate::restore::Source;
 use crate::restore::containerd::{self, Made, NodeContent, Settings, image_name};
 use crate::restore::registry::Registry;
 
+/// 10 s for a containerd that starts as well.
+const STARTING: Duration = Duration::from_secs(10);
+
 /// containerd, and a registry on the loopback address that gives it base images which it could not fetch.
 #[derive(Debug)]
 pub struct Containerd {
     settings: Settings,
     registry: Registry,
     env: Arc<dyn Env>,
-    /// Names of base images, by those of the images that stand on them.
-    bases: Mutex<BTreeMap<String, String>>,
+    /// What the registry gives is found out and changed by one at a time.
+    admitting: Mutex<()>,
 }
 
 impl Containerd {
@@ -34,12 +39,24 @@ impl Containerd {
             return Ok(None);
         }
         let registry = Registry::start(NodeContent(settings.clone()), port)?;
-        Ok(Some(Self {
+        let this = Self {
             settings,
             registry,
             env,
-            bases: Mutex::default(),
-        }))
+            admitting: Mutex::default(),
+        };
+        // A containerd that does not answer yet is asked again with the next image; the agent has other things to do.
+        let _ = this.admit(&Deadline::after(STARTING, &Silent, &*this.env));
+        Ok(Some(this))
+    }
+
+    /// The images themselves say what they stand on.
+    fn admit(&self, monitor: &dyn Monitor) -> Result<()> {
+        let _one = self
+            .admitting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        containerd::admit(&self.settings, &self.registry, monitor)
     }
 }
 
@@ -57,10 +74,7 @@ impl Images for Containerd {
         let env = &*self.env;
         let made =
             containerd::prepare(repo, &source, registry, &self.settings, &name, env, monitor)?;
-        if let Some(base) = made.base {
-            let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
-            bases.insert(name, base);
-        }
+        self.admit(monitor)?;
         Ok(PreparedImage {
             image: made.image,
             digest: made.digest,
@@ -89,14 +103,19 @@ impl Images for Containerd {
             )
             .hint("only images that were made for a restore are removed"));
         }
+        let made = self.made(monitor)?;
+        let (this, others): (Vec<_>, Vec<_>) =
+            made.into_iter().partition(|one| one.image == call.image);
         let removed = containerd::clean_up(&self.settings, &call.image, monitor)?;
-        let base = {
-            let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
-            bases.remove(&call.image)
-        };
-        if let Some(base) = base {
-            containerd::forget_base(&self.settings, &base, monitor)?;
+        for base in this.iter().map(|one| &one.base) {
+            if let Some((_, digest)) = base.split_once(' ')
+                && !others.iter().any(|other| other.base == *base)
+            {
+                let name = self.registry.reference(digest);
+                containerd::forget_base(&self.settings, &name, monitor)?;
+            }
         }
+        self.admit(monitor)?;
         Ok(CleanedUp { removed })
     }
 }

@@ -2,12 +2,17 @@
 //!
 //! Always: in this order; what a call names is checked before it is part of a question to anybody. Never: goes on with a call that was refused.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cryostore_engine::format::SnapshotId;
+use cryostore_engine::format::manifest::{Role, Stream};
 use cryostore_engine::format::snapshot::SnapshotRecord;
-use cryostore_engine::{Env, Error, Filter, Kind, Monitor, Phase, Repository, Result};
+use cryostore_engine::{
+    CheckpointReader, Env, Error, Filter, Kind, Monitor, Phase, Repository, Result,
+};
 use hyper::body::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,16 +25,24 @@ use super::calls::{
 };
 use super::ledger::{Asked, Entry, Ledger};
 use super::node::State;
+use super::slots::Slots;
+use super::sweep::Sweeping;
 use super::{Agent, Watcher, node};
 use crate::capture::{self, Host};
 use crate::checkpoint::{self, Step, Taken, Watch};
+use crate::errors::rule;
 use crate::pod::{Choice, check_name};
+use crate::restore::containerd::image_name;
 use crate::{Cluster, here};
 
 /// ms between two reports of progress: as often as a screen is drawn.
 const PROGRESS_EVERY: u64 = 200;
 /// The last line waits this long for a slow reader.
 const LAST_LINE: Duration = Duration::from_secs(30);
+/// 1 MiB: host.json has some KiB.
+const HOST_LEN: u64 = 1 << 20;
+/// 1 hour, in seconds: a container stands still as long as that.
+const TIMEOUT: u64 = 3600;
 /// What a snapshot that was taken through an API server has beside it.
 const FROM_THE_API: &str = capture::POD;
 
@@ -42,7 +55,7 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Facts => "facts",
             Self::Checkpoint => "checkpoint",
@@ -207,34 +220,82 @@ impl Watch for Taking<'_> {
     }
 }
 
-/// Does a call, and answers.
-pub(crate) fn run(agent: &Agent, call: Call, shown: &Shown, body: &[u8], out: &Out) {
+/// What the calls of an agent have in common.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) slots: Slots,
+    pub(crate) sweeping: Sweeping,
+}
+
+/// Does a call, and answers. What panics is answered and written down as well.
+pub(crate) fn run(
+    agent: &Agent,
+    shared: &Shared,
+    call: Call,
+    shown: &Shown,
+    body: &[u8],
+    out: &Out,
+) {
     let mut line = Line {
         call: call.name(),
         verb: call.verb(),
         ..Line::default()
     };
-    let done = match agent.gate.caller(shown, out) {
+    // What is used afterwards is the line alone, and a half-filled one is a true one.
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        decide(agent, shared, call, shown, body, out, &mut line)
+    }));
+    let done = done.unwrap_or_else(|_| {
+        let e = Error::new(Kind::Internal, "the agent made a mistake in this call")
+            .hint("its log has the place; please report it");
+        Err((status_of(e.kind()), e))
+    });
+    answer(agent, done, line, out);
+}
+
+type Done = std::result::Result<Answer, (u16, Error)>;
+
+fn decide(
+    agent: &Agent,
+    shared: &Shared,
+    call: Call,
+    shown: &Shown,
+    body: &[u8],
+    out: &Out,
+    line: &mut Line,
+) -> Done {
+    match agent.gate.caller(shown, out) {
         // Whoever cannot be found out about is not somebody unknown.
         Err(e) if e.kind() == Kind::Denied => Err((401, e)),
         Err(e) => Err((status_of(e.kind()), e)),
         Ok(caller) => {
             line.user.clone_from(&caller.user);
             line.groups.clone_from(&caller.groups);
+            // Who has the token of a file is everybody.
+            let user = agent.gate.cluster().map(|_| caller.user.as_str());
+            let slot = match call {
+                Call::Facts => shared.slots.facts(),
+                _ => shared.slots.call(user),
+            };
+            let _slot = slot.map_err(|e| (429, e))?;
             let job = Job {
                 agent,
+                shared,
                 caller: &caller,
                 out,
             };
             let done = match call {
                 Call::Facts => job.facts(),
-                Call::Checkpoint => job.checkpoint(body, &mut line),
-                Call::PrepareRestore => job.prepare_restore(body, &mut line),
-                Call::CleanUp => job.clean_up(body, &mut line),
+                Call::Checkpoint => job.checkpoint(body, line),
+                Call::PrepareRestore => job.prepare_restore(body, line),
+                Call::CleanUp => job.clean_up(body, line),
             };
             done.map_err(|e| (status_of(e.kind()), e))
         }
-    };
+    }
+}
+
+fn answer(agent: &Agent, done: Done, mut line: Line, out: &Out) {
     match done {
         Ok(answer) => {
             line.status = 200;
@@ -274,6 +335,7 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
 
 struct Job<'j> {
     agent: &'j Agent,
+    shared: &'j Shared,
     caller: &'j Caller,
     out: &'j Out,
 }
@@ -370,6 +432,13 @@ impl Job<'_> {
             namespace: &call.namespace,
             name: &call.pod,
         })?;
+        if call.timeout.is_some_and(|timeout| timeout > TIMEOUT) {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("an agent waits for a checkpoint for {TIMEOUT} s at most"),
+            )
+            .hint("say a shorter --timeout"));
+        }
         let cluster = self.cluster()?;
         let (storage, repo) = self.open(call.storage.as_deref())?;
         let pod = cluster.pod(&call.namespace, &call.pod, self.out)?;
@@ -412,6 +481,14 @@ impl Job<'_> {
             ..Entry::default()
         };
         let prepared = checkpoint::prepare(cluster, pod, how, self.out)?;
+        let slots: Result<Vec<_>> = prepared
+            .containers()
+            .iter()
+            .map(|name| self.shared.slots.container(&prepared.pod().uid, name))
+            .collect();
+        let _slots = slots?;
+        line.container = prepared.containers().join(",");
+        self.begun(line);
         self.out.head(Head::Lines);
         let taking = Taking {
             out: self.out,
@@ -448,19 +525,82 @@ impl Job<'_> {
             name: "",
         })?;
         let (_, repo) = self.open(call.storage.as_deref())?;
-        let snapshot = repo.find(&call.snapshot, &Filter::default())?.snapshot;
+        let snapshot = self.restorable(&repo, &call.snapshot)?;
+        line.of = format!("{}/{}", snapshot.identity.namespace, snapshot.identity.pod);
         line.snapshot = snapshot.id.to_string();
-        let (namespace, name) = whose(&snapshot);
-        self.require(Right {
+        let images = self.images()?;
+        let name = image_name(&call.namespace, &call.pod, &line.snapshot);
+        let _making = self.shared.sweeping.make(name);
+        self.begun(line);
+        let prepared = images.prepare(&repo, &snapshot, &call, self.out)?;
+        line.image.clone_from(&prepared.image);
+        line.bytes = Some(prepared.bytes);
+        Ok(json(&prepared))
+    }
+
+    /// The snapshot, for who may restore it. Who may not is not told whether there is one, and by no part of an id.
+    fn restorable(&self, repo: &Repository, id: &str) -> Result<SnapshotRecord> {
+        if id.parse::<SnapshotId>().is_err() {
+            return Err(
+                Error::new(Kind::Invalid, "an agent is told a snapshot by its whole id")
+                    .hint("`cryostore ls --json` has it"),
+            );
+        }
+        let found = match repo.find(id, &Filter::default()) {
+            Ok(found) => Ok(found.snapshot),
+            Err(e) if e.kind() == Kind::NotFound => Err(e),
+            Err(e) => return Err(e),
+        };
+        let (namespace, name) = match &found {
+            Ok(snapshot) if self.is_of_this_cluster(repo, snapshot)? => whose(snapshot),
+            _ => ("", ""),
+        };
+        let may = self.require(Right {
             verb: "restore",
             resource: "pods/checkpoint",
             namespace,
             name,
-        })?;
-        let images = self.images()?;
-        let prepared = images.prepare(&repo, &snapshot, &call, self.out)?;
-        line.bytes = Some(prepared.bytes);
-        Ok(json(&prepared))
+        });
+        match may {
+            Ok(()) => found,
+            Err(e) if e.kind() == Kind::Denied => Err(Error::new(
+                Kind::Denied,
+                format!(
+                    "{} may not restore checkpoint {id}, or there is none",
+                    self.caller.user
+                ),
+            )
+            .hint(format!(
+                "the right is asked for in the namespace of the pod that the checkpoint is of; where that is not known for sure, in all namespaces: {}",
+                rule("pods/checkpoint", "restore")
+            ))),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// As whoever stored it had it from the API server. One bucket may hold checkpoints of several clusters, in which one name is not one pod.
+    fn is_of_this_cluster(&self, repo: &Repository, snapshot: &SnapshotRecord) -> Result<bool> {
+        let Some(cluster) = self.agent.gate.cluster() else {
+            return Ok(false);
+        };
+        let has = snapshot
+            .attachments
+            .iter()
+            .any(|one| one.name == capture::HOST);
+        if !has {
+            return Ok(false);
+        }
+        let reader = CheckpointReader::open(repo, snapshot)?;
+        // A file of the archive may have the same name, and is nobody's word.
+        let is_it =
+            |s: &Stream| matches!(s.role, Role::Attachment) && s.name == capture::HOST.as_bytes();
+        let mut streams = (0..).zip(&reader.manifest().streams);
+        let Some((number, _)) = streams.find(|(_, stream)| is_it(stream)) else {
+            return Ok(false);
+        };
+        let host = reader.read_stream(number, HOST_LEN)?.unwrap_or_default();
+        let host: Host = serde_json::from_slice(&host).unwrap_or_default();
+        Ok(!host.cluster.is_empty() && host.cluster == cluster.id(self.out)?)
     }
 
     fn clean_up(&self, body: &[u8], line: &mut Line) -> Result<Answer> {
@@ -475,7 +615,15 @@ impl Job<'_> {
             namespace: &call.namespace,
             name: &call.pod,
         })?;
-        Ok(json(&self.images()?.clean_up(&call, self.out)?))
+        line.image.clone_from(&call.image);
+        let images = self.images()?;
+        self.begun(line);
+        Ok(json(&images.clean_up(&call, self.out)?))
+    }
+
+    /// Before it is done: afterwards there may be nobody to write it.
+    fn begun(&self, line: &Line) {
+        self.agent.audit.write(&*self.agent.env, line.clone());
     }
 
     fn images(&self) -> Result<&dyn super::images::Images> {

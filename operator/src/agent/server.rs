@@ -25,10 +25,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 
+use super::audit::Line;
 use super::body::Answer;
 use super::caller::Shown;
 use super::calls::{self, Report};
-use super::jobs::{self, Call, Head, Out};
+use super::grace::Grace;
+use super::jobs::{self, Call, Head, Out, Shared};
 use super::tls::Identity;
 use super::{Agent, Watcher, publish, sweep, watch};
 
@@ -44,8 +46,8 @@ const BODY_LEN: usize = 64 << 10;
 const PASSED_BY: usize = 1 << 20;
 /// A connection takes some 50 KiB: all of them 3 MiB.
 const CONNECTIONS: usize = 64;
-/// Calls at once; each has a thread, and a checkpoint the memory of an import.
-const CALLS: usize = 8;
+/// Calls that are looked at or worked on, each on a thread: those whose callers went away among them. [`super::slots`] says how many may work.
+const CALLS: usize = 128;
 /// Lines that wait for a slow reader; more of them are left out.
 const LINES: usize = 256;
 /// After the work is done, for an answer to be taken.
@@ -68,7 +70,7 @@ pub struct Ready {
     pub certificate: Option<String>,
 }
 
-/// Serves until the monitor wants it to stop; calls that run then are waited for.
+/// Serves until the monitor wants it to stop; calls that run then are waited for, up to nine minutes.
 pub fn serve(agent: Arc<Agent>, monitor: Watcher, ready: impl FnOnce(&Ready)) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -80,6 +82,10 @@ pub fn serve(agent: Arc<Agent>, monitor: Watcher, ready: impl FnOnce(&Ready)) ->
         Some(files) => Identity::read(files)?,
         None => Identity::make(&agent.options.node)?,
     };
+    if let Some(cluster) = agent.gate.cluster() {
+        // Without it, nobody could be told apart from somebody of the same name elsewhere.
+        cluster.id(&*monitor)?;
+    }
     let authorities = publish::client_authorities(&agent.gate, &*monitor)?;
     let tls = RwLock::new(identity.server(authorities.as_deref())?);
     let listen = agent.options.listen;
@@ -94,19 +100,24 @@ pub fn serve(agent: Arc<Agent>, monitor: Watcher, ready: impl FnOnce(&Ready)) ->
         certificate: identity.own.clone(),
     });
     let watching = start_watch(&agent, &monitor)?;
+    let shared = Arc::new(Shared::default());
     let sweeping = {
         let (agent, monitor) = (Arc::clone(&agent), Arc::clone(&monitor));
+        let shared = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("sweep".to_owned());
-        let started = thread.spawn(move || sweep::run(&agent, &monitor));
+        let started = thread.spawn(move || sweep::run(&agent, &shared.sweeping, &monitor));
         started.map_err(|e| Error::io("threads", e))?
     };
+    let grace = Grace::new(Arc::clone(&monitor), Arc::clone(&agent.env));
     let server = Arc::new(Server {
         agent,
+        grace: Arc::new(grace),
         monitor: Arc::clone(&monitor),
         tls,
         identity,
         connections: Arc::new(Semaphore::new(CONNECTIONS)),
         calls: Arc::new(Semaphore::new(CALLS)),
+        shared,
     });
     runtime.block_on(server.accept(&listener));
     drop(runtime);
@@ -143,10 +154,13 @@ fn start_watch(agent: &Arc<Agent>, monitor: &Watcher) -> Result<Option<JoinHandl
 struct Server {
     agent: Arc<Agent>,
     monitor: Watcher,
+    /// What calls ask whether to stop.
+    grace: Watcher,
     tls: RwLock<Arc<ServerConfig>>,
     identity: Identity,
     connections: Arc<Semaphore>,
     calls: Arc<Semaphore>,
+    shared: Arc<Shared>,
 }
 
 impl Server {
@@ -247,6 +261,18 @@ impl Server {
         drop(permit);
     }
 
+    /// Before it is known who asks; written down all the same.
+    fn refuse(&self, call: &'static str, status: u16, e: &Error) -> Response<Answer> {
+        let line = Line {
+            call,
+            status,
+            error: e.to_string(),
+            ..Line::default()
+        };
+        self.agent.audit.write(&*self.agent.env, line);
+        refused(status, e)
+    }
+
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -255,7 +281,7 @@ impl Server {
     ) -> Response<Answer> {
         let call = match route(request.method(), request.uri().path()) {
             Ok(call) => call,
-            Err((status, e)) => return refused(status, &e),
+            Err((status, e)) => return self.refuse("unknown", status, &e),
         };
         let token = request
             .headers()
@@ -268,20 +294,27 @@ impl Server {
             Ok(Ok(Some(body))) => body,
             Ok(Ok(None)) => {
                 let text = format!("a call has at most {BODY_LEN} bytes");
-                return refused(413, &Error::new(Kind::Invalid, text));
+                return self.refuse(call.name(), 413, &Error::new(Kind::Invalid, text));
             }
-            Ok(Err(_)) => return refused(400, &Error::new(Kind::Invalid, "the call broke off")),
+            Ok(Err(_)) => {
+                return self.refuse(
+                    call.name(),
+                    400,
+                    &Error::new(Kind::Invalid, "the call broke off"),
+                );
+            }
             Err(_) => {
-                return refused(408, &Error::new(Kind::Invalid, "the call did not come"));
+                return self.refuse(
+                    call.name(),
+                    408,
+                    &Error::new(Kind::Invalid, "the call did not come"),
+                );
             }
         };
         let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else {
-            let e = Error::new(
-                Kind::Conflict,
-                format!("the agent is at work on {CALLS} calls already"),
-            )
-            .hint("try again when they are done");
-            return refused(429, &e);
+            let e = Error::new(Kind::Conflict, "the agent is asked by too many at once")
+                .hint("try again later");
+            return self.refuse(call.name(), 429, &e);
         };
         let (head, told) = oneshot::channel();
         let (lines, sent) = mpsc::channel(LINES);
@@ -290,10 +323,10 @@ impl Server {
             let out = Out::new(
                 head,
                 lines,
-                Arc::clone(&self.monitor),
+                Arc::clone(&self.grace),
                 Arc::clone(&self.agent.env),
             );
-            jobs::run(&self.agent, call, &shown, &body, &out);
+            jobs::run(&self.agent, &self.shared, call, &shown, &body, &out);
             busy.store(false, Ordering::Release);
             drop(permit);
         });

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use cryostore_engine::format::snapshot::{Identity, SnapshotRecord};
@@ -34,6 +35,8 @@ const AGE: i64 = 5;
 const PAUSE_FIRST: Duration = Duration::from_secs(2);
 /// 5 minutes: as long as somebody waits who has just mended it.
 const PAUSE_LAST: Duration = Duration::from_secs(300);
+/// So many archives that fail in a row are the store's fault; each of them may have waited for it.
+const ERRORS: usize = 3;
 /// Notes of some hundred files.
 const NOTES_LEN: usize = 16 << 10;
 
@@ -71,6 +74,8 @@ struct Watch<'w> {
     folder: Folder,
     /// Those that could not be stored, as they were, and when they are looked at again; none: when they change.
     bad: BTreeMap<String, (State, Option<Duration>)>,
+    /// Those that the store did not take the last time: they come after the others.
+    failed: BTreeSet<String>,
 }
 
 /// Watches until the monitor wants it to stop.
@@ -81,6 +86,7 @@ pub(crate) fn run(agent: &Agent, watching: &Watching, monitor: &Watcher) -> Resu
         monitor,
         folder: Folder::open(&agent.options.folder)?,
         bad: BTreeMap::new(),
+        failed: BTreeSet::new(),
     };
     let notes = notes(agent)?;
     let env = &agent.env;
@@ -97,7 +103,7 @@ pub(crate) fn run(agent: &Agent, watching: &Watching, monitor: &Watcher) -> Resu
         }
         match watch.scan(&mut closed) {
             Ok(()) => pause = Duration::ZERO,
-            Err(e) if e.kind() == Kind::Interrupted => break,
+            Err(_) if monitor.stop() => break,
             Err(e) => {
                 pause = (pause * 2).clamp(PAUSE_FIRST, PAUSE_LAST);
                 monitor.warning(&format!(
@@ -136,13 +142,18 @@ fn heard(notes: &OwnedFd, closed: &mut BTreeSet<String>) -> bool {
 }
 
 impl Watch<'_> {
-    /// Looks at each archive once. The error is one of the store's: the others would have it, too.
+    /// Looks at each archive once. What one failed by may be in the way of all, or of this one alone: so others are tried, some, and the first error is
+    /// given back at the end.
     fn scan(&mut self, closed: &mut BTreeSet<String>) -> Result<()> {
-        let files = self.folder.files()?;
+        let mut files = self.folder.files()?;
+        files.sort_by_key(|(name, _)| self.failed.contains(name));
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         self.watching.ledger.keep_only(&names)?;
         closed.retain(|name| names.contains(&name.as_str()));
         self.bad.retain(|name, _| names.contains(&name.as_str()));
+        self.failed.retain(|name| names.contains(&name.as_str()));
+        let mut first = Ok(());
+        let mut errors = 0;
         let now = self.agent.env.now().as_second();
         for (name, state) in &files {
             if self.monitor.stop() {
@@ -157,9 +168,10 @@ impl Watch<'_> {
             if is_stored && !self.is_to_go(&entry, name) {
                 continue;
             }
-            match self.one(name, entry) {
+            match self.one_or_panic(name, entry) {
                 Ok(Done::Stored) => {
                     closed.remove(name);
+                    self.failed.remove(name);
                 }
                 Ok(Done::Busy) => {}
                 Ok(Done::Bad(e, pause)) => {
@@ -170,15 +182,32 @@ impl Watch<'_> {
                     let (status, error) = (super::calls::status_of(e.kind()), e.to_string());
                     self.write(name, None, status, error);
                 }
-                Err(e) if e.kind() == Kind::Interrupted => return Err(e),
+                Err(e) if self.monitor.stop() => return Err(e),
                 Err(e) => {
                     let (status, error) = (super::calls::status_of(e.kind()), e.to_string());
                     self.write(name, None, status, error);
-                    return Err(e);
+                    self.failed.insert(name.clone());
+                    first = first.and(Err(e));
+                    errors += 1;
+                    if errors >= ERRORS {
+                        break;
+                    }
                 }
             }
         }
-        Ok(())
+        first
+    }
+
+    /// A mistake of ours in one archive does not end the watch of the others.
+    fn one_or_panic(&self, name: &str, entry: Entry) -> Result<Done> {
+        catch_unwind(AssertUnwindSafe(|| self.one(name, entry))).unwrap_or_else(|_| {
+            let e = Error::new(
+                Kind::Internal,
+                format!("{name}: the agent made a mistake with this archive"),
+            )
+            .hint("its log has the place; please report it");
+            Ok(Done::Bad(e, Some(PAUSE_LAST)))
+        })
     }
 
     fn is_bad(&self, name: &str, state: &State) -> bool {
@@ -302,9 +331,12 @@ impl Watch<'_> {
             node: node.name.clone(),
             ..Identity::default()
         };
+        let mut host = Host::of(&node);
+        // Known since the agent started.
+        host.cluster = cluster.id(monitor).unwrap_or_default().to_owned();
         how.attachments = vec![
             (capture::POD.to_owned(), capture::manifest(&pod)),
-            (capture::HOST.to_owned(), Host::of(&node).to_json()),
+            (capture::HOST.to_owned(), host.to_json()),
         ];
     }
 

@@ -97,6 +97,15 @@ impl Registry {
         }
     }
 
+    /// Lets these be fetched, and no others any more.
+    pub fn admit_only(&self, blobs: &[Admitted]) {
+        let all = blobs.iter().map(|Admitted { media_type, blob }| {
+            (blob.digest.clone(), (media_type.clone(), blob.len))
+        });
+        let admitted = &self.state.admitted;
+        *admitted.lock().unwrap_or_else(PoisonError::into_inner) = all.collect();
+    }
+
     /// How an image of it is called.
     #[must_use]
     pub fn reference(&self, digest: &str) -> String {
@@ -297,6 +306,30 @@ mod tests {
             String::from_utf8(bytes[..at].to_vec()).unwrap(),
             bytes[at + 4..].to_vec(),
         )
+    }
+
+    #[test]
+    fn what_nothing_stands_on_any_more_is_given_no_longer() {
+        let registry = Registry::start(Zeros, 0).unwrap();
+        let of = |letter: &str| Admitted {
+            media_type: "x/y".to_owned(),
+            blob: Blob {
+                digest: format!("sha256:{}", letter.repeat(64)),
+                len: 10,
+            },
+        };
+        let gives = |one: &Admitted| {
+            let request = format!(
+                "HEAD /v2/cryostore/base/blobs/{} HTTP/1.1\n\n",
+                one.blob.digest
+            );
+            asked(&registry, &request).0.contains("200 OK")
+        };
+        let (a, b) = (of("a"), of("b"));
+        registry.admit(&[a.clone(), b.clone()]);
+        assert!(gives(&a) && gives(&b));
+        registry.admit_only(std::slice::from_ref(&b));
+        assert!(!gives(&a) && gives(&b));
     }
 
     #[test]

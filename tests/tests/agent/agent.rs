@@ -166,11 +166,13 @@ impl Agent {
         });
     }
 
-    /// The lines of the audit log.
+    /// The lines of the audit log that say what became of something.
     pub fn audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(&self.audit).unwrap_or_default();
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-        lines.collect()
+        lines
+            .filter(|line: &Value| line["result"] != "begun")
+            .collect()
     }
 
     /// Asks it to end, and waits.

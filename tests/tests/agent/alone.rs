@@ -61,8 +61,12 @@ impl Images for Runtime {
     ) -> Result<PreparedImage> {
         let asked = format!("{} for {}/{}", snapshot.id, call.namespace, call.pod);
         self.asked.lock().unwrap().push(asked);
-        while self.slow && !self.go_on.load(Ordering::Relaxed) && !monitor.stop() {
+        while self.slow && !self.go_on.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_ne!(call.pod, "panics", "a mistake of the agent's");
+        if monitor.stop() {
+            return Err(Error::new(Kind::Interrupted, "stopped"));
         }
         if call.pod == "broken" {
             return Err(Error::new(Kind::NoSpace, "no room").hint("make some"));
@@ -172,7 +176,14 @@ impl Alone {
         self.runtime.asked.lock().unwrap().clone()
     }
 
+    /// What became of each call.
     fn audit(&self) -> Vec<Value> {
+        let mut lines = self.whole_audit();
+        lines.retain(|line| line["result"] != "begun");
+        lines
+    }
+
+    fn whole_audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.dir.path().join("audit")).unwrap();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -241,6 +252,10 @@ fn a_snapshot_becomes_an_image_and_goes_again_and_both_are_written_down() {
         (&audit[1]["call"], &audit[1]["pod"]),
         (&json!("clean-up"), &json!("web"))
     );
+    assert_eq!(audit[1]["image"], "an-image");
+    let results: Vec<_> = agent.whole_audit();
+    let results: Vec<_> = results.iter().map(|line| &line["result"]).collect();
+    assert_eq!(results, ["begun", "done", "begun", "done"]);
     assert!(!json!(audit).to_string().contains(TOKEN));
 }
 
@@ -261,8 +276,15 @@ fn what_a_call_asks_for_wrongly_is_refused_with_its_kind_and_asks_nothing_of_the
         status
     };
     assert_eq!(
-        status(prepare(&|call| call["snapshot"] = "ffffffffffff".into())),
+        status(prepare(
+            &|call| call["snapshot"] = "f".repeat(id.len()).into()
+        )),
         404
+    );
+    // Nobody finds out an id by its beginning.
+    assert_eq!(
+        status(prepare(&|call| call["snapshot"] = id[..12].into())),
+        400
     );
     assert_eq!(
         status(prepare(&|call| call["storage"] = "file:///etc".into())),
@@ -281,12 +303,36 @@ fn what_a_call_asks_for_wrongly_is_refused_with_its_kind_and_asks_nothing_of_the
     let call = json!({"namespace": "shop", "pod": "web"});
     assert_eq!(status(agent.post("/v1/checkpoint", &call)), 501);
     assert!(agent.asked().is_empty(), "{:?}", agent.asked());
+    // Each of them is written down.
+    let statuses: Vec<_> = agent.audit();
+    let statuses: Vec<_> = statuses.iter().map(|line| &line["status"]).collect();
+    assert_eq!(
+        json!(statuses),
+        json!([404, 400, 404, 400, 400, 400, 405, 404, 405, 501])
+    );
     // What the runtime says arrives.
     let (code, said) = prepare(&|call| call["pod"] = "broken".into());
     assert_eq!(
         (code, &said["kind"], &said["advice"]),
         (507, &json!("no-space"), &json!("make some"))
     );
+}
+
+#[test]
+fn a_call_that_panics_is_answered_and_written_down_and_the_agent_goes_on() {
+    let agent = Alone::start(false);
+    let mut call =
+        json!({"snapshot": agent.snapshot.id.to_string(), "namespace": "shop", "pod": "panics"});
+    let (status, said) = agent.post("/v1/prepare-restore", &call);
+    assert_eq!((status, &said["kind"]), (500, &json!("internal")));
+    let audit = agent.audit();
+    let line = audit.last().unwrap();
+    assert_eq!(
+        (&line["status"], &line["pod"]),
+        (&json!(500), &json!("panics"))
+    );
+    call["pod"] = "web".into();
+    assert_eq!(agent.post("/v1/prepare-restore", &call).0, 200);
 }
 
 #[test]
@@ -325,8 +371,11 @@ fn too_long_too_many_and_no_http_at_all_are_refused_and_the_next_caller_is_serve
         while agent.asked().len() < 8 {
             std::thread::sleep(Duration::from_millis(20));
         }
-        let (status, said) = agent.curl("/v1/facts", &[]);
+        let (status, said) = agent.post("/v1/prepare-restore", &call);
         assert_eq!(status, 429, "{said}");
+        assert_eq!(agent.audit().last().unwrap()["status"], 429);
+        // An agent at work says so, and somebody unknown takes no place.
+        assert_eq!(agent.curl("/v1/facts", &[]).0, 200);
         agent.runtime.go_on.store(true, Ordering::Relaxed);
         calls.into_iter().map(|call| call.join().unwrap()).collect()
     });
@@ -349,6 +398,9 @@ fn an_agent_that_is_asked_to_end_ends_its_calls_first() {
         std::thread::sleep(Duration::from_millis(20));
     }
     agent.stop.0.store(true, Ordering::Relaxed);
+    // Time to notice; what is at work is not to.
+    std::thread::sleep(Duration::from_millis(500));
+    agent.runtime.go_on.store(true, Ordering::Relaxed);
     agent.thread.take().unwrap().join().unwrap().unwrap();
     assert_eq!(asking.join().unwrap().0, 200);
     assert_eq!(agent.audit().len(), 1);

@@ -57,6 +57,14 @@ fn what_is_shipped_is_taken_by_the_api_server_twice_and_its_pod_can_be_made() {
     assert_eq!(rights["allowPrivilegeEscalation"], false);
     assert_eq!(rights["readOnlyRootFilesystem"], true);
     assert_eq!(rights["capabilities"]["drop"][0], "ALL");
+    // What it looks at below /host is there: how much room containerd has, and a certificate that may be replaced.
+    for folder in ["/host/var/lib/containerd", "/host/var/lib/kubelet/pki"] {
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|mount| mount["mountPath"] == folder);
+        assert_eq!(mount.unwrap()["readOnly"], true, "{folder}");
+    }
+    // Not on a control plane unless somebody wants it there.
+    assert!(set["spec"]["template"]["spec"]["tolerations"].is_null());
     let words: Vec<&str> = container["args"]
         .as_array()
         .unwrap()
@@ -75,6 +83,33 @@ fn what_is_shipped_is_taken_by_the_api_server_twice_and_its_pod_can_be_made() {
     ] {
         assert!(!all.contains(never), "{never}");
     }
+}
+
+#[test]
+fn the_policy_for_images_of_restores_knows_how_they_are_named_and_all_places_that_name_images() {
+    let text = std::fs::read_to_string(path("restore-policy.yaml")).unwrap();
+    let name = cryostore_operator::restore::containerd::image_name("shop", "web", "3f9a2b1c0000");
+    let before = name.strip_suffix("shop/web:3f9a2b1c0000").unwrap();
+    let rule = format!("i.startsWith('{before}' + request.namespace + '/')");
+    assert!(text.contains(&rule), "{rule}");
+    assert!(text.contains("!i.startsWith('sha256:')"));
+    for place in [
+        "spec.containers.",
+        "spec.initContainers.",
+        "spec.ephemeralContainers.",
+        "spec.volumes.",
+    ] {
+        // Of the pod, and of the one that was there before.
+        assert_eq!(
+            text.matches(&format!("bject.{place}map(")).count()
+                + text.matches(&format!("bject.{place}filter(")).count(),
+            2,
+            "{place}"
+        );
+    }
+    assert!(text.contains(r#"resources: ["pods", "pods/ephemeralcontainers"]"#));
+    assert!(text.contains("failurePolicy: Fail"));
+    assert!(text.contains(r#"validationActions: ["Deny", "Audit"]"#));
 }
 
 #[test]

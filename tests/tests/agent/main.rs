@@ -17,7 +17,8 @@ mod deploy;
 
 use agent::{Agent, agent_rules, curl, token, user_rules};
 use cluster::Cluster;
-use cryostore_engine::{Repository, Store, SystemEnv};
+use cryostore_engine::format::snapshot::Identity;
+use cryostore_engine::{ImportOptions, Repository, Silent, Source, Store, SystemEnv, import};
 use serde_json::{Value, json};
 
 #[test]
@@ -761,6 +762,10 @@ fn memory_of_a_pod_is_given_only_to_who_may_restore_it_and_make_pods_where_it_go
     let unknown = c.snapshots()[0].id.to_string();
     assert_eq!(c.snapshots()[0].identity.pod, "web");
 
+    // One of another cluster, with a pod of the same name; and one that does not say of which.
+    let elsewhere = of_cluster(&c, "another-cluster", 2);
+    let nowhere = of_cluster(&c, "", 3);
+
     let all = agent::rules(
         &c,
         "agent-users.yaml",
@@ -810,7 +815,40 @@ fn memory_of_a_pod_is_given_only_to_who_may_restore_it_and_make_pods_where_it_go
     );
     let (status, said) = ask(&here, &known);
     assert_eq!(status, 501, "there is no container runtime here: {said}");
-    let (status, said) = ask(&here, &unknown);
-    assert_eq!(status, 403, "{said}");
-    assert!(said.contains("in all namespaces"), "{said}");
+    for other in [&unknown, &elsewhere, &nowhere] {
+        let (status, said) = ask(&here, other);
+        assert_eq!(status, 403, "{said}");
+        assert!(said.contains("in all namespaces"), "{said}");
+    }
+    // The answer does not tell whether there is one.
+    let none = "0".repeat(known.len());
+    let (status, of_none) = ask(&here, &none);
+    assert_eq!(status, 403, "{of_none}");
+    let (_, of_one) = ask(&here, &elsewhere);
+    assert_eq!(of_none.replace(&none, ""), of_one.replace(&elsewhere, ""));
+}
+
+/// A checkpoint of pod `web` that was taken in this cluster, as its attachments say.
+fn of_cluster(c: &Cluster, cluster: &str, filling: u8) -> String {
+    let tar = archive(c, ONE, "web", filling);
+    std::fs::write(c.path("other.tar"), tar).unwrap();
+    let how = ImportOptions {
+        identity: Identity {
+            namespace: c.namespace.clone(),
+            pod: "web".to_owned(),
+            container: "app".to_owned(),
+            ..Identity::default()
+        },
+        attachments: vec![
+            ("pod.json".to_owned(), b"{}".to_vec()),
+            (
+                "host.json".to_owned(),
+                json!({"cluster": cluster}).to_string().into_bytes(),
+            ),
+        ],
+        ..ImportOptions::default()
+    };
+    let source = Source::File(c.path("other.tar"));
+    let imported = import(&c.repository(), source, &how, &Silent).unwrap();
+    imported.snapshot.id.to_string()
 }

@@ -216,8 +216,12 @@ impl<'m> Client<'m> {
         Ok(found.map(|answer| Descriptor::read(bytes_at(bytes_at(&answer, 1), 3))))
     }
 
-    /// Names of the images that have this label, and when they were made, in seconds since 1970.
-    pub(super) fn images_with(&self, label: &str) -> Result<Vec<(String, u64)>> {
+    /// Names of the images that have this label, when they were made, in seconds since 1970, and what another of their labels says.
+    pub(super) fn images_with(
+        &self,
+        label: &str,
+        other: &str,
+    ) -> Result<Vec<(String, u64, String)>> {
         let message = Message::new().text(1, &format!("labels.\"{label}\""));
         let answer = self.call(
             "listing images",
@@ -226,7 +230,11 @@ impl<'m> Client<'m> {
         )?;
         Ok(all_at(&answer, 1)
             .into_iter()
-            .map(|image| (text_at(image, 1), number_at(bytes_at(image, 7), 1)))
+            .map(|image| {
+                let made_at = number_at(bytes_at(image, 7), 1);
+                let other = value_at(image, 2, other).unwrap_or_default();
+                (text_at(image, 1), made_at, other)
+            })
             .collect())
     }
 

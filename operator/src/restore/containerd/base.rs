@@ -40,6 +40,24 @@ pub(super) fn blobs_of(client: &Client<'_>, source: &Source) -> Result<Option<Ve
     Ok(None)
 }
 
+/// The same of an image that was found before; empty: not all of it is here any more.
+pub(super) fn blobs_at(
+    client: &Client<'_>,
+    media_type: &str,
+    digest: &str,
+) -> Result<Vec<Admitted>> {
+    let of = Descriptor {
+        media_type: media_type.to_owned(),
+        blob: Blob {
+            digest: digest.to_owned(),
+            len: 0,
+        },
+    };
+    let mut found = Vec::new();
+    let is_whole = walk(client, &of, &mut found, 0)?;
+    Ok(if is_whole { found } else { Vec::new() })
+}
+
 /// False: something of it is not here.
 fn walk(
     client: &Client<'_>,

@@ -55,6 +55,8 @@ impl Default for Settings {
 
 /// The label of images that were made here.
 const SNAPSHOT: &str = "cryostore/snapshot";
+/// The label with media type and digest of the base image that the loopback registry gives for an image: so it is known after a restart, too.
+const BASE: &str = "cryostore/base";
 /// How the names of images for pods begin.
 const NAMES: &str = "localhost/cryostore/";
 
@@ -78,10 +80,12 @@ pub struct Made {
     pub pod: String,
     /// When it was made, in seconds since 1970.
     pub made_at: u64,
+    /// Media type and digest of the base image that the loopback registry has to give for it; empty: none.
+    pub base: String,
 }
 
 impl Made {
-    fn of((image, made_at): (String, u64)) -> Option<Self> {
+    fn of(image: String, made_at: u64, base: String) -> Option<Self> {
         let (namespace, rest) = image.strip_prefix(NAMES)?.split_once('/')?;
         let (pod, _) = rest.split_once(':')?;
         let (namespace, pod) = (namespace.to_owned(), pod.to_owned());
@@ -90,14 +94,39 @@ impl Made {
             namespace,
             pod,
             made_at,
+            base,
         })
     }
 }
 
 /// The images that were made for pods here. Those whose pods are gone are to be cleaned up, but for young ones: their pods may not have been made yet.
 pub fn made(settings: &Settings, monitor: &dyn Monitor) -> Result<Vec<Made>> {
-    let images = Client::connect(&settings.socket, monitor)?.images_with(SNAPSHOT)?;
-    Ok(images.into_iter().filter_map(Made::of).collect())
+    let client = Client::connect(&settings.socket, monitor)?;
+    let images = client.images_with(SNAPSHOT, BASE)?;
+    let made = images
+        .into_iter()
+        .filter_map(|(image, made_at, base)| Made::of(image, made_at, base));
+    Ok(made.collect())
+}
+
+/// What the registry is to give: all that images stand on which were made here and are still there. Also after a restart: a restored container that is created
+/// again fetches its base image again.
+pub fn admit(settings: &Settings, registry: &Registry, monitor: &dyn Monitor) -> Result<()> {
+    let client = Client::connect(&settings.socket, monitor)?;
+    let mut bases: Vec<String> = made(settings, monitor)?
+        .into_iter()
+        .map(|one| one.base)
+        .collect();
+    bases.sort();
+    bases.dedup();
+    let mut all = Vec::new();
+    for base in bases {
+        if let Some((media_type, digest)) = base.split_once(' ') {
+            all.extend(base::blobs_at(&client, media_type, digest)?);
+        }
+    }
+    registry.admit_only(&all);
+    Ok(())
 }
 
 /// An image that a pod can be made of.
@@ -125,13 +154,25 @@ pub fn prepare(
     env: &dyn Env,
     monitor: &dyn Monitor,
 ) -> Result<Prepared> {
+    if [&source.base_ref, &source.base_name]
+        .iter()
+        .any(|base| base.starts_with(NAMES))
+    {
+        return Err(Error::new(
+            Kind::Denied,
+            "the archive names an image of a restore as its base, which is the memory of a container",
+        )
+        .hint("the archive was changed: take another checkpoint"));
+    }
     let mut client = Client::connect(&settings.socket, monitor)?;
+    let mut base_label = String::new();
     let mut changes = Changes::default();
     if let Some(registry) = registry
         && let Some(blobs) = base::blobs_of(&client, source)?
         && let Some(image) = blobs.first()
     {
         changes.base = Some(registry.reference(&image.blob.digest));
+        base_label = format!("{} {}", image.media_type, image.blob.digest);
         registry.admit(&blobs);
     }
     // 64 bits tell the imports of a node apart.
@@ -142,7 +183,15 @@ pub fn prepare(
     client.create_lease(&lease, &labels)?;
     client.use_lease(Some(lease.clone()));
     let made = import(
-        &client, repo, source, &changes, settings, name, &nonce, monitor,
+        &client,
+        repo,
+        source,
+        &changes,
+        &base_label,
+        settings,
+        name,
+        &nonce,
+        monitor,
     );
     // The image keeps it all now; of what failed, nothing is to stay, also where it failed since the user wants to stop.
     let tidying = Deadline::after(TIDYING, &Silent, env);
@@ -163,6 +212,7 @@ fn import(
     repo: &Repository,
     source: &Source,
     changes: &Changes,
+    base: &str,
     settings: &Settings,
     name: &str,
     nonce: &str,
@@ -210,11 +260,14 @@ fn import(
         blob: image.manifest_blob.clone(),
     };
     // Managed: the CRI shows it. Pinned: the kubelet's garbage collection, for which no container uses it (a restored one shows its base image), leaves it.
-    let labels = vec![
+    let mut labels = vec![
         label("io.cri-containerd.image", "managed"),
         label("io.cri-containerd.pinned", "pinned"),
         label(SNAPSHOT, source.record.id.to_string()),
     ];
+    if !base.is_empty() {
+        labels.push(label(BASE, base));
+    }
     // containerd's restore looks it up by its id, which the CRI makes a name only of what it pulled itself. First: what has the name is complete.
     for name in [image.config_blob.digest.as_str(), name] {
         client.create_image(name, &target, &labels)?;
@@ -297,7 +350,7 @@ mod tests {
     fn an_image_says_for_which_pod_it_was_made() {
         let name = image_name("shop", "web-0.x", "3f9a2b1c0000ffff");
         assert_eq!(name, "localhost/cryostore/shop/web-0.x:3f9a2b1c0000");
-        let made = Made::of((name, 7)).unwrap();
+        let made = Made::of(name, 7, String::new()).unwrap();
         assert_eq!(
             (made.namespace.as_str(), made.pod.as_str()),
             ("shop", "web-0.x")
@@ -307,7 +360,7 @@ mod tests {
             "localhost/cryostore/x:1",
             "docker.io/library/x:1",
         ] {
-            assert_eq!(Made::of((other.to_owned(), 7)), None);
+            assert_eq!(Made::of(other.to_owned(), 7, String::new()), None);
         }
     }
 }

@@ -95,7 +95,7 @@ fn tag(act: &Act<'_>) -> String {
 }
 
 fn layout(act: &Act<'_>, dir: &Path) -> Result<Done, Failure> {
-    let changes = Changes::default();
+    let changes = Changes::of(act.source);
     let monitor = act.context.monitor();
     let written = oci::write_layout(act.repo, act.source, &changes, dir, &tag(act), monitor)?;
     Ok(Done {

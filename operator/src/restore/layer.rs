@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
+use bytes::BufMut;
 use cryostore_engine::archive::tar::{BLOCK, EntryType, Member, Span, TarReader};
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::{Error, Kind, Monitor, Output, Repository, Result, export};
@@ -307,8 +308,9 @@ fn header(member: &Member, len: u64) -> io::Result<[u8; BLOCK]> {
         put(124, format!("{len:011o}\0").as_bytes());
     } else {
         // Eleven octal digits end at 8 GiB; GNU's way, which Go reads, too.
-        put(124, &[0x80, 0, 0, 0]);
-        put(128, &len.to_be_bytes());
+        let mut field = vec![0x80, 0, 0, 0];
+        field.put_u64(len);
+        put(124, &field);
     }
     // Eleven octal digits: until the year 2242.
     let mtime = u64::try_from(member.mtime)

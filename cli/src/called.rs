@@ -276,7 +276,9 @@ mod tests {
                 for line in help.lines().filter(|line| line.contains(OWN)) {
                     let own_path = line.contains("/cryostore") || line.contains("cryostore.");
                     let product = line.contains("without cryostore");
-                    assert!(own_path || product, "{line}");
+                    // An object in the cluster.
+                    let object = line.contains("cryostore-agents");
+                    assert!(own_path || product || object, "{line}");
                 }
             }
         }

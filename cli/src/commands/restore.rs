@@ -8,7 +8,7 @@ mod through_agent;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use cryostore_engine::{CheckpointReader, Filter};
+use cryostore_engine::{CheckpointReader, Error, Filter, Kind};
 use cryostore_operator::Cluster;
 use cryostore_operator::restore::containerd::Settings;
 use cryostore_operator::restore::plan::{Driver, Observed, Wish, plan};
@@ -27,6 +27,8 @@ use crate::storages::Search;
 const SPOOL: &str = "/var/tmp";
 /// Where containerd keeps images and what it unpacks of them.
 const CONTAINERD_ROOT: &str = "/var/lib/containerd";
+/// Plans: each that fails since a name was taken has made an image, and four at once are more than anybody starts.
+const TRIES: usize = 4;
 /// Where containerd listens.
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
@@ -207,27 +209,43 @@ pub(crate) fn run(args: &RestoreArgs, context: &Context) -> Result<(), Failure> 
         through_agent::learn(cluster, (args, &wish, &source), &mut seen, context);
         observed.cluster = Some(seen);
     }
-    let plan = plan(&source, &wish, &observed)?;
-    if args.dry_run {
-        // The whole of it is the answer, also where it says no.
-        return context
-            .output
-            .show(&Report::of_plan(&source, &plan, found.id_len));
+    for _ in 0..TRIES {
+        let plan = plan(&source, &wish, &observed)?;
+        if args.dry_run {
+            // The whole of it is the answer, also where it says no.
+            return context
+                .output
+                .show(&Report::of_plan(&source, &plan, found.id_len));
+        }
+        context
+            .screen
+            .report(&Report::of_plan(&source, &plan, found.id_len).to_string());
+        plan.check(args.force)?;
+        let done = act::act(&Act {
+            args,
+            context,
+            repo: &repo,
+            source: &source,
+            plan: &plan,
+            cluster: cluster.as_ref(),
+        })?;
+        if let Some(done) = done {
+            context.screen.clear();
+            return context
+                .output
+                .show(&Report::of_done(&source, &plan, done, found.id_len));
+        }
+        if let (Some(seen), Some(name)) = (&mut observed.cluster, plan.name) {
+            context
+                .screen
+                .note(&format!("somebody took the name {name} meanwhile"));
+            seen.taken.insert(name);
+        }
     }
-    context
-        .screen
-        .report(&Report::of_plan(&source, &plan, found.id_len).to_string());
-    plan.check(args.force)?;
-    let done = act::act(&Act {
-        args,
-        context,
-        repo: &repo,
-        source: &source,
-        plan: &plan,
-        cluster: cluster.as_ref(),
-    })?;
-    context.screen.clear();
-    context
-        .output
-        .show(&Report::of_done(&source, &plan, done, found.id_len))
+    Err(Error::new(
+        Kind::Conflict,
+        "whichever name was tried for the pod, somebody else took it",
+    )
+    .hint("say one with --name NAME")
+    .into())
 }

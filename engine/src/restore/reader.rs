@@ -165,6 +165,13 @@ impl<'r> CheckpointReader<'r> {
         self.read_stream(number, limit)
     }
 
+    /// All bytes of what was kept beside the archive; none if there is nothing of this name. A member of the archive that has the name is not it.
+    pub fn read_attachment(&self, name: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
+        let mut streams = (0..).zip(&self.manifest.streams);
+        let found = streams.find(|(_, s)| s.name == name && matches!(s.role, Role::Attachment));
+        found.map_or(Ok(None), |(number, _)| self.read_stream(number, limit))
+    }
+
     /// All bytes of a stream; none if the manifest has no stream of this number.
     pub fn read_stream(&self, n: StreamIndex, limit: u64) -> Result<Option<Vec<u8>>> {
         let Some(stream) = self.manifest.streams.get(n as usize) else {

@@ -1,27 +1,81 @@
-//! Owns the one layer of a checkpoint's OCI image: the archive as it was, but for what `super::strip` takes out and for the base image's name.
+//! Owns the one layer of a checkpoint's OCI image: the archive's members, without what `super::strip` takes out and with another name of the base image.
 //!
-//! Always: goes through the archive once, in pieces of any length; holds a member's headers and, of the four descriptions, the member. What is not
-//! changed keeps its bytes, headers too; one that is gets a plain header of our own. The archive's digest is checked by the engine while it flows.
-//! Never: follows a name in the archive.
+//! Always: goes through the archive once, in pieces of any length; holds of the four descriptions the member. Each header is written anew, plain, and names too: what
+//! this reader saw is what the runtime's reader sees (they differ over sparse files, prefixes and extensions). What could lead outside, or hide a description, makes no layer.
+//! The archive's digest is checked by the engine while it flows. Never: follows a name in the archive.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
+use bytes::BufMut;
 use cryostore_engine::archive::tar::{BLOCK, EntryType, Member, Span, TarReader};
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::{Error, Kind, Monitor, Output, Repository, Result, export};
 use serde_json::Value;
 
 use super::digest::{Blob, Naming};
-use super::strip::{DESCRIPTION_LEN, DESCRIPTIONS, clean};
-
-/// 4 MiB: more headers than the reader accepts for one member; what follows the tar's end is not held.
-const HELD_LEN: usize = 4 << 20;
+use super::source::{Family, Source};
+use super::strip::{self, DESCRIPTION_LEN, DESCRIPTIONS, clean};
+use crate::pod::text;
 
 /// What becomes of the archive on its way.
 #[derive(Debug, Clone, Default)]
 pub struct Changes {
     /// The name under which the runtime is to fetch the base image, instead of the archive's own.
     pub base: Option<String>,
+    /// The name that it gives that image then, instead of the archive's own.
+    pub base_name: Option<String>,
+}
+
+impl Changes {
+    /// What has to change for any place. containerd gives the base image the name that the archive says, so an archive could put an image of its own in the place
+    /// of another one; only names that the stored pod has stay.
+    #[must_use]
+    pub fn of(source: &Source) -> Self {
+        let is_known = source.base_name.is_empty() || has_image(source, &source.base_name);
+        let renames = source.family == Family::Containerd && !is_known;
+        let id = source.record.id.to_string();
+        Self {
+            base: None,
+            base_name: renames
+                .then(|| format!("localhost/cryostore-base:{}", id.get(..12).unwrap_or(&id))),
+        }
+    }
+}
+
+/// Whether the pod that was stored with the archive has this image.
+fn has_image(source: &Source, name: &str) -> bool {
+    let lists = ["/spec/containers", "/spec/initContainers"];
+    let pod = source.pod.as_ref();
+    let lists = lists
+        .iter()
+        .filter_map(|list| pod?.pointer(list)?.as_array());
+    lists
+        .flatten()
+        .any(|container| whole_name(text(container, "/image")) == whole_name(name))
+}
+
+/// As the CRI completes what a pod says.
+fn whole_name(name: &str) -> String {
+    let (path, digest) = name
+        .split_once('@')
+        .map_or((name, None), |(path, digest)| (path, Some(digest)));
+    let first = path.split_once('/').map(|(first, _)| first);
+    let mut out = match first {
+        Some(host) if host == "localhost" || host.contains(['.', ':']) => path.to_owned(),
+        Some(_) => format!("docker.io/{path}"),
+        None => format!("docker.io/library/{path}"),
+    };
+    let has_tag = out
+        .rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains(':'));
+    match digest {
+        Some(digest) => out.push_str(&format!("@{digest}")),
+        None if !has_tag => out.push_str(":latest"),
+        None => {}
+    }
+    out
 }
 
 /// A layer that was written.
@@ -58,8 +112,8 @@ pub fn write_layer(
 /// Where the filter is.
 #[derive(Debug)]
 enum At {
-    /// In headers, or in a member that goes through.
-    Through,
+    /// In a member that goes through, of so many bytes.
+    Through(u64),
     /// In a description, of which these are the bytes so far.
     Inside(Box<Member>, Vec<u8>),
 }
@@ -68,13 +122,24 @@ struct Filter<'c, W> {
     out: W,
     changes: &'c Changes,
     reader: TarReader,
-    /// Headers that belong to a member that has not begun.
-    held: Vec<u8>,
-    /// Bytes of padding that are still to come of the last member, and whether it was replaced: then they are passed over.
-    padding: (usize, bool),
     at: At,
+    /// The descriptions that came.
+    seen: BTreeSet<Vec<u8>>,
     stripped: Vec<String>,
     failed: Option<Error>,
+}
+
+/// Why no layer is made.
+fn refused(name: &[u8], why: &str) -> io::Error {
+    let text = format!(
+        "the archive's member `{}` {why}: no runtime gets it",
+        String::from_utf8_lossy(name)
+    );
+    io::Error::other(
+        Error::new(Kind::Invalid, text).hint(
+            "a runtime makes no such archive; --driver archive gives it as it is, to look at",
+        ),
+    )
 }
 
 impl<'c, W: Write> Filter<'c, W> {
@@ -83,25 +148,20 @@ impl<'c, W: Write> Filter<'c, W> {
             out,
             changes,
             reader: TarReader::new(),
-            held: Vec::new(),
-            padding: (0, false),
-            at: At::Through,
+            at: At::Through(0),
+            seen: BTreeSet::new(),
             stripped: Vec::new(),
             failed: None,
         }
     }
 
     fn finish(mut self) -> Result<(W, Vec<String>)> {
-        self.release().map_err(|e| Error::io("the layer", e))?;
-        let end = self
-            .reader
+        self.reader
             .finish()
             .map_err(|e| Error::new(Kind::Invalid, "the archive is no whole tar").because(e))?;
-        if !end.complete {
-            let zeros = [0; 2 * BLOCK];
-            let ended = self.out.write_all(&zeros);
-            ended.map_err(|e| Error::io("the layer", e))?;
-        }
+        // What follows an archive's end is not part of it.
+        let ended = self.out.write_all(&[0; 2 * BLOCK]);
+        ended.map_err(|e| Error::io("the layer", e))?;
         self.stripped.sort();
         self.stripped.dedup();
         Ok((self.out, self.stripped))
@@ -118,12 +178,6 @@ impl<'c, W: Write> Filter<'c, W> {
         io::Error::other(text)
     }
 
-    fn release(&mut self) -> io::Result<()> {
-        self.out.write_all(&self.held)?;
-        self.held.clear();
-        Ok(())
-    }
-
     fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         loop {
@@ -132,71 +186,100 @@ impl<'c, W: Write> Filter<'c, W> {
             })?;
             match span {
                 None => return Ok(()),
-                Some(Span::Meta(len)) => {
-                    let (these, after) = rest.split_at(len);
-                    let (left, is_replaced) = self.padding;
-                    let (last, next) = these.split_at(left.min(len));
-                    self.padding.0 -= last.len();
-                    if !is_replaced {
-                        self.out.write_all(last)?;
-                    }
-                    self.held.extend_from_slice(next);
-                    if self.held.len() > HELD_LEN {
-                        self.release()?;
-                    }
-                    rest = after;
-                }
-                Some(Span::Member(member)) => {
-                    self.padding = (padding(member.len), false);
-                    let name = member.name.strip_prefix(b"./").unwrap_or(&member.name);
-                    let is_one = DESCRIPTIONS.iter().any(|known| known.as_bytes() == name);
-                    if is_one && member.kind == EntryType::File && member.len <= DESCRIPTION_LEN {
-                        self.at = At::Inside(member, Vec::new());
-                    } else {
-                        self.release()?;
-                    }
-                }
+                Some(Span::Meta(len)) => rest = &rest[len..],
+                Some(Span::Member(member)) => self.begin(member)?,
                 Some(Span::Data(len)) => {
                     let (these, after) = rest.split_at(len);
                     match &mut self.at {
                         At::Inside(_, body) => body.extend_from_slice(these),
-                        At::Through => self.out.write_all(these)?,
+                        At::Through(_) => self.out.write_all(these)?,
                     }
                     rest = after;
                 }
-                Some(Span::End) => {
-                    if let At::Inside(member, body) = std::mem::replace(&mut self.at, At::Through) {
-                        self.description(&member, body)?;
-                    }
-                }
+                Some(Span::End) => match std::mem::replace(&mut self.at, At::Through(0)) {
+                    At::Inside(member, body) => self.description(&member, &body)?,
+                    At::Through(len) => self.out.write_all(&[0; BLOCK][..padding(len)])?,
+                },
             }
         }
     }
 
-    fn description(&mut self, member: &Member, body: Vec<u8>) -> io::Result<()> {
-        let is_config = member.name.ends_with(b"config.dump");
-        let new = serde_json::from_slice(&body).ok().and_then(|mut json| {
-            let gone = clean(&mut json);
-            let mut changed = !gone.is_empty();
-            self.stripped.extend(gone);
-            if let (true, Some(base)) = (is_config, &self.changes.base)
-                && json.get("rootfsImageRef").is_some()
-            {
-                json["rootfsImageRef"] = Value::from(base.as_str());
-                changed = true;
+    fn begin(&mut self, mut member: Box<Member>) -> io::Result<()> {
+        let name = clean_name(&member.name).map_err(|why| refused(&member.name, why))?;
+        if !matches!(member.kind, EntryType::File | EntryType::Directory) {
+            return Err(refused(&member.name, "is neither a file nor a directory"));
+        }
+        let is_one = DESCRIPTIONS.iter().any(|known| known.as_bytes() == name);
+        if is_one {
+            if member.kind != EntryType::File {
+                return Err(refused(&member.name, "is no file"));
             }
-            changed.then(|| json.to_string().into_bytes())
-        });
-        let Some(new) = new else {
-            self.release()?;
-            return self.out.write_all(&body);
-        };
-        self.held.clear();
-        self.padding.1 = true;
-        self.out.write_all(&header(member, new.len()))?;
+            if member.len > DESCRIPTION_LEN {
+                return Err(refused(&member.name, "is longer than any description"));
+            }
+            if !self.seen.insert(name.clone()) {
+                return Err(refused(&member.name, "comes twice"));
+            }
+        }
+        member.name = name;
+        if is_one {
+            self.at = At::Inside(member, Vec::new());
+            return Ok(());
+        }
+        // The root itself: it is there.
+        if member.name.is_empty() {
+            return Ok(());
+        }
+        self.at = At::Through(member.len);
+        self.out.write_all(&header(&member, member.len)?)
+    }
+
+    fn description(&mut self, member: &Member, body: &[u8]) -> io::Result<()> {
+        let mut json = strip::parse(body)
+            .map_err(|e| refused(&member.name, &format!("is no description ({e})")))?;
+        self.stripped.extend(clean(&mut json));
+        if member.name == b"config.dump" {
+            for (key, new) in [
+                ("rootfsImageRef", &self.changes.base),
+                ("rootfsImageName", &self.changes.base_name),
+            ] {
+                // Go reads a key in any letters; there is one at most.
+                let mut values = json.as_object_mut().into_iter().flatten();
+                let found = values
+                    .find(|(known, _)| known.eq_ignore_ascii_case(key))
+                    .map(|(_, value)| value);
+                if let (Some(value), Some(new)) = (found, new) {
+                    *value = Value::from(new.as_str());
+                }
+            }
+        }
+        let new = json.to_string().into_bytes();
+        self.out.write_all(&header(member, new.len() as u64)?)?;
         self.out.write_all(&new)?;
         self.out.write_all(&[0; BLOCK][..padding(new.len() as u64)])
     }
+}
+
+/// As Go's path.Clean has it, which the runtimes use; why it may not be, else.
+fn clean_name(name: &[u8]) -> std::result::Result<Vec<u8>, &'static str> {
+    if name.first() == Some(&b'/') {
+        return Err("begins at the root");
+    }
+    if name.contains(&0) {
+        return Err("has a zero in its name");
+    }
+    let parts: Vec<&[u8]> = name
+        .split(|b| *b == b'/')
+        .filter(|part| !part.is_empty() && *part != b".")
+        .collect();
+    if parts.iter().any(|part| *part == b"..") {
+        return Err("leads outside");
+    }
+    // In a layer it takes away another file.
+    if parts.iter().any(|part| part.starts_with(b".wh.")) {
+        return Err("has the name of a whiteout");
+    }
+    Ok(parts.join(&b'/'))
 }
 
 /// Bytes that fill a member's last block.
@@ -205,27 +288,50 @@ fn padding(len: u64) -> usize {
     (BLOCK - over) % BLOCK
 }
 
-/// A ustar header (POSIX.1-1988) of a regular file of root's.
-fn header(member: &Member, len: usize) -> [u8; BLOCK] {
+/// A ustar header (POSIX.1-1988) of a file or directory of root's.
+fn header(member: &Member, len: u64) -> io::Result<[u8; BLOCK]> {
     let mut header = [0; BLOCK];
     let mut put = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
-    // One of the four names.
-    put(0, &member.name);
-    put(100, b"0000600\0");
+    let is_dir = member.kind == EntryType::Directory;
+    let mut name = member.name.clone();
+    if is_dir {
+        name.push(b'/');
+    }
+    // 155 bytes of directories, a slash that is not written, and 100 bytes of name.
+    let (prefix, rest) = split_name(&name).ok_or_else(|| refused(&name, "has too long a name"))?;
+    put(0, rest);
+    put(345, prefix);
+    put(100, format!("{:07o}\0", member.mode & 0o777).as_bytes());
     put(108, b"0000000\0");
     put(116, b"0000000\0");
-    put(124, format!("{len:011o}\0").as_bytes());
+    if len < 1 << 33 {
+        put(124, format!("{len:011o}\0").as_bytes());
+    } else {
+        // Eleven octal digits end at 8 GiB; GNU's way, which Go reads, too.
+        let mut field = vec![0x80, 0, 0, 0];
+        field.put_u64(len);
+        put(124, &field);
+    }
     // Eleven octal digits: until the year 2242.
     let mtime = u64::try_from(member.mtime)
         .unwrap_or(0)
         .min(0o77_777_777_777);
     put(136, format!("{mtime:011o}\0").as_bytes());
     put(148, b"        ");
-    put(156, b"0");
+    put(156, if is_dir { b"5" } else { b"0" });
     put(257, b"ustar\x0000");
     let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    header
+    Ok(header)
+}
+
+fn split_name(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    if name.len() <= 100 {
+        return Some((&[], name));
+    }
+    let slashes = (0..name.len()).filter(|at| name[*at] == b'/');
+    let mut ways = slashes.map(|at| (&name[..at], &name[at + 1..]));
+    ways.find(|(prefix, rest)| prefix.len() <= 155 && (1..=100).contains(&rest.len()))
 }
 
 impl<W: Write> Write for Filter<'_, W> {
@@ -245,17 +351,17 @@ impl<W: Write> Write for Filter<'_, W> {
 mod tests {
     use super::*;
 
-    fn member(name: &[u8], body: &[u8]) -> Vec<u8> {
+    fn entry(name: &[u8], kind: EntryType, body: &[u8]) -> Vec<u8> {
         let described = Member {
             name: name.to_vec(),
             link: Vec::new(),
-            kind: EntryType::File,
+            kind,
             len: body.len() as u64,
             mode: 0o600,
             mtime: 7,
             offset: 0,
         };
-        let mut out = header(&described, body.len()).to_vec();
+        let mut out = header(&described, body.len() as u64).unwrap().to_vec();
         out.extend_from_slice(body);
         out.resize(out.len().next_multiple_of(BLOCK), 0);
         out
@@ -264,10 +370,20 @@ mod tests {
     fn tar(members: &[(&[u8], &[u8])]) -> Vec<u8> {
         let mut out: Vec<u8> = members
             .iter()
-            .flat_map(|(name, body)| member(name, body))
+            .flat_map(|(name, body)| entry(name, EntryType::File, body))
             .collect();
         out.resize(out.len() + 2 * BLOCK, 0);
         out
+    }
+
+    /// The same header with another type flag and link.
+    fn flagged(mut tar: Vec<u8>, flag: u8) -> Vec<u8> {
+        tar[156] = flag;
+        tar[157..168].copy_from_slice(b"/etc/shadow");
+        tar[148..156].fill(b' ');
+        let sum: u32 = tar[..BLOCK].iter().map(|b| u32::from(*b)).sum();
+        tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        tar
     }
 
     fn filtered(tar: &[u8], piece: usize, changes: &Changes) -> (Vec<u8>, Vec<String>) {
@@ -277,16 +393,27 @@ mod tests {
         filter.finish().unwrap()
     }
 
+    /// Why it is refused.
+    fn refusal(tar: &[u8]) -> String {
+        let changes = Changes::default();
+        let mut filter = Filter::new(Vec::new(), &changes);
+        filter.write_all(tar).unwrap_err();
+        let e = filter.failed.take().unwrap();
+        assert_eq!(e.kind(), Kind::Invalid);
+        e.to_string()
+    }
+
     #[test]
-    fn an_archive_without_anything_dangerous_keeps_every_byte() {
-        let mut tar = tar(&[
+    fn an_archive_without_anything_dangerous_keeps_its_members_and_nothing_after_its_end() {
+        let tar = tar(&[
             (b"checkpoint/pages-1.img", &[7; 5000]),
-            (b"spec.dump", br#"{ "annotations": {"a": "b"} }"#),
-            (b"config.dump", b"no JSON at all"),
+            (b"spec.dump", br#"{"annotations":{"a":"b"}}"#),
+            (b"empty", b""),
         ]);
-        tar.extend_from_slice(b"left over from a longer file");
+        let mut longer = tar.clone();
+        longer.extend_from_slice(b"left over from a longer file");
         for piece in [1, 511, 512, 4096, 100_000] {
-            let (out, stripped) = filtered(&tar, piece, &Changes::default());
+            let (out, stripped) = filtered(&longer, piece, &Changes::default());
             assert!(out == tar, "pieces of {piece}");
             assert!(stripped.is_empty());
         }
@@ -297,8 +424,8 @@ mod tests {
         let evil = br#"{"annotations":{"cdi.k8s.io/x":"vendor/gpu=all","keep":"1"}}"#;
         let before = tar(&[
             (b"checkpoint/a.img", b"aaa"),
-            (b"status.dump", evil),
-            (b"./spec.dump", evil),
+            (b"././status.dump", evil),
+            (b".//spec.dump/", evil),
             (b"deep/spec.dump", evil),
             (b"z", b"zzz"),
         ]);
@@ -306,7 +433,7 @@ mod tests {
         let wanted = tar(&[
             (b"checkpoint/a.img", b"aaa"),
             (b"status.dump", good),
-            (b"./spec.dump", good),
+            (b"spec.dump", good),
             (b"deep/spec.dump", evil),
             (b"z", b"zzz"),
         ]);
@@ -319,14 +446,104 @@ mod tests {
 
     #[test]
     fn another_name_of_the_base_image_is_written_into_the_configuration_alone() {
-        let config = br#"{"rootfsImageRef":"sha256:00","rootfsImageName":"app:1"}"#;
+        let config = br#"{"rootfsImageName":"nginx:1","rootfsimageref":"sha256:00"}"#;
         let before = tar(&[(b"config.dump", config), (b"spec.dump", config)]);
         let changes = Changes {
             base: Some("localhost:5/base@sha256:00".to_owned()),
+            base_name: Some("localhost/ours:1".to_owned()),
         };
         let (out, _) = filtered(&before, 700, &changes);
-        let new = br#"{"rootfsImageName":"app:1","rootfsImageRef":"localhost:5/base@sha256:00"}"#;
+        let new = br#"{"rootfsImageName":"localhost/ours:1","rootfsimageref":"localhost:5/base@sha256:00"}"#;
         assert!(out == tar(&[(b"config.dump", new), (b"spec.dump", config)]));
+    }
+
+    #[test]
+    fn an_archive_gives_the_base_image_no_name_that_the_stored_pod_does_not_have() {
+        let mut source = crate::restore::preflight::tests::source();
+        source.base_name = "docker.io/library/nginx:latest".to_owned();
+        let ours = Some("localhost/cryostore-base:3f9a2b1c0000".to_owned());
+        assert_eq!(Changes::of(&source).base_name, ours);
+        for (image, stays) in [
+            ("nginx", true),
+            ("library/nginx:latest", true),
+            ("nginx:1", false),
+            ("localhost/nginx", false),
+        ] {
+            source.pod = Some(serde_json::json!({"spec": {"containers": [{"image": image}]}}));
+            assert_eq!(Changes::of(&source).base_name.is_none(), stays, "{image}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_leads_outside_or_hides_a_description_makes_no_layer() {
+        for (name, why) in [
+            (b"/status.dump".as_slice(), "begins at the root"),
+            (b"x/../status.dump", "leads outside"),
+            (b"../x", "leads outside"),
+            (b"checkpoint/.wh.a", "whiteout"),
+        ] {
+            let said = refusal(&tar(&[(name, b"{}")]));
+            assert!(said.contains(why), "{said}");
+        }
+        let said = refusal(&tar(&[(b"status.dump", b"{}"), (b"./status.dump", b"{}")]));
+        assert!(said.contains("comes twice"), "{said}");
+        let said = refusal(&entry(b"status.dump", EntryType::Directory, b""));
+        assert!(said.contains("is no file"), "{said}");
+    }
+
+    #[test]
+    fn links_devices_pipes_and_sparse_files_make_no_layer() {
+        for flag in [b'1', b'2', b'3', b'4', b'6', b'S', b'D'] {
+            let said = refusal(&flagged(tar(&[(b"container.log", b"")]), flag));
+            assert!(said.contains("neither"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_description_that_is_none_makes_no_layer() {
+        let long = vec![b' '; usize::try_from(DESCRIPTION_LEN).unwrap() + 1];
+        for (body, why) in [
+            (b"no JSON at all".as_slice(), "is no description"),
+            (br#"{"a":{},"a":{}}"#, "a key comes twice"),
+            (&long, "is longer"),
+        ] {
+            let said = refusal(&tar(&[(b"config.dump", body)]));
+            assert!(said.contains(why), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_an_extension_says_of_a_sparse_file_does_not_reach_the_runtime() {
+        let evil = br#"{"annotations":{"cdi.k8s.io/x":"y"}}"#;
+        let records =
+            b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n33 GNU.sparse.name=status.dump\n";
+        let extension = flagged(entry(b"x", EntryType::File, records), b'x');
+        let before = [extension, tar(&[(b"harmless", evil)])].concat();
+        let (out, _) = filtered(&before, 700, &Changes::default());
+        assert!(out == tar(&[(b"harmless", evil)]));
+    }
+
+    #[test]
+    fn long_names_and_large_files_are_what_they_were() {
+        let name = [vec![b'd'; 120], b"/".to_vec(), vec![b'f'; 90]].concat();
+        let before = tar(&[(&name, b"aaa")]);
+        assert!(filtered(&before, 700, &Changes::default()).0 == before);
+        let mut reader = TarReader::new();
+        let large = Member {
+            name: b"pages-1.img".to_vec(),
+            link: Vec::new(),
+            kind: EntryType::File,
+            len: 9 << 30,
+            mode: 0o600,
+            mtime: 7,
+            offset: 0,
+        };
+        let header = header(&large, large.len).unwrap();
+        assert_eq!(reader.next(&header).unwrap(), Some(Span::Meta(BLOCK)));
+        assert_eq!(
+            reader.next(&[]).unwrap(),
+            Some(Span::Member(Box::new(large)))
+        );
     }
 
     #[test]

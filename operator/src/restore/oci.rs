@@ -174,7 +174,7 @@ pub(crate) fn write_file(
         .tempfile_in(dir)
         .map_err(failed)?;
     let mut out = BufWriter::with_capacity(1 << 20, file.as_file_mut());
-    let changes = Changes::default();
+    let changes = Changes::of(source);
     let layer = write_layer(repo, &source.record, &changes, &mut out, monitor)?;
     out.flush().map_err(failed)?;
     drop(out);

@@ -18,6 +18,9 @@ use super::source::{Family, Source};
 use crate::capture::TOKENS;
 use crate::pod::{check_name, text};
 
+/// How places for images begin.
+const IMAGE_PLACES: [&str; 3] = ["oci:", "docker://", "containerd:"];
+
 /// Ways to bring a checkpoint back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -54,13 +57,7 @@ impl Driver {
     #[must_use]
     pub fn probe(family: Family, to: Option<&str>) -> Self {
         match (family, to) {
-            (_, Some(to))
-                if ["oci:", "docker://", "containerd:"]
-                    .iter()
-                    .any(|kind| to.starts_with(kind)) =>
-            {
-                Self::OciImage
-            }
+            (_, Some(to)) if IMAGE_PLACES.iter().any(|kind| to.starts_with(kind)) => Self::OciImage,
             (Family::Criu | Family::Docker, Some(_)) | (Family::Docker, None) => Self::Directory,
             (_, Some(_)) => Self::Archive,
             (Family::Containerd, None) => Self::Containerd,
@@ -224,6 +221,14 @@ pub fn namespace<'w>(source: &'w Source, wish: &'w Wish) -> Result<&'w str> {
         )
         .hint("say --namespace NAME"));
     }
+    // A file may say that it is of any namespace.
+    if source.pod.is_none() && wish.namespace.is_none() {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("only the archive itself says that it is of namespace {wanted}: no pod was stored with it"),
+        )
+        .hint(format!("say --namespace {wanted} if the memory belongs there")));
+    }
     check_name("namespace", wanted)?;
     Ok(wanted)
 }
@@ -353,6 +358,17 @@ fn fits(driver: Driver, source: &Source, wish: &Wish, out: &mut Findings) {
             how,
         );
     }
+    if let Some(to) = &wish.to
+        && driver.writes()
+        && !takes(driver, family, to)
+    {
+        out.add(
+            Level::Refused,
+            "to",
+            format!("the driver {} writes no archive of {} to `{to}`", driver.name(), family.name()),
+            "docker: is for checkpoints of Docker; oci:, docker:// and containerd: are for images; a file of that name is ./NAME",
+        );
+    }
     if !driver.writes() && wish.to.is_some() {
         out.add(
             Level::Refused,
@@ -371,6 +387,16 @@ fn fits(driver: Driver, source: &Source, wish: &Wish, out: &mut Findings) {
             format!("a restore by {} was not run by this project's tests: only what is written for it is tested", family.name()),
             "",
         );
+    }
+}
+
+/// Whether the place is of the driver's kind. Else a word that was meant for another one would become the name of a file with memory in it.
+fn takes(driver: Driver, family: Family, to: &str) -> bool {
+    let is_for_images = IMAGE_PLACES.iter().any(|kind| to.starts_with(kind));
+    match driver {
+        Driver::OciImage => is_for_images,
+        Driver::Directory if family == Family::Docker => !is_for_images,
+        _ => !is_for_images && !to.starts_with("docker:"),
     }
 }
 

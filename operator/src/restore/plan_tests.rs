@@ -124,6 +124,46 @@ fn a_name_that_is_taken_gets_the_beginning_of_the_id_and_the_next_one_a_number()
 }
 
 #[test]
+fn a_namespace_that_only_the_archive_names_has_to_be_said() {
+    let mut case = case();
+    case.source.pod = None;
+    let e = super::plan::namespace(&case.source, &case.wish).unwrap_err();
+    assert_eq!(e.kind(), Kind::Invalid);
+    assert!(e.advice().unwrap().contains("--namespace shop"), "{e}");
+    case.wish.namespace = Some("shop".to_owned());
+    assert_eq!(
+        super::plan::namespace(&case.source, &case.wish).unwrap(),
+        "shop"
+    );
+}
+
+#[test]
+fn a_place_of_another_kind_becomes_no_file_of_that_name() {
+    for (family, driver, to) in [
+        (Family::Podman, None, "docker:web"),
+        (Family::Containerd, None, "docker:web"),
+        (Family::Criu, None, "docker:web"),
+        (Family::Containerd, Some(Driver::Archive), "oci:dir"),
+        (Family::Docker, Some(Driver::Directory), "docker://h/x:1"),
+        (Family::Containerd, Some(Driver::OciImage), "docker:web"),
+    ] {
+        let plan = case()
+            .with(|c| {
+                c.source.family = family;
+                c.wish.driver = driver;
+                c.wish.to = Some(to.to_owned());
+            })
+            .plan();
+        assert_eq!(found(&plan, "to").unwrap().level, Level::Refused, "{to}");
+    }
+    let own = case().with(|c| {
+        c.source.family = Family::Docker;
+        c.wish.to = Some("docker:web".to_owned());
+    });
+    assert_eq!(found(&own.plan(), "to"), None);
+}
+
+#[test]
 fn another_namespace_needs_a_word_and_has_to_be_there() {
     let other = |allow: bool| {
         case().with(|c| {
@@ -334,6 +374,7 @@ fn names_in_a_hostile_archive_become_no_part_of_a_path() {
     let plan = case()
         .with(|c| {
             c.source.pod = None;
+            c.wish.namespace = Some("shop".to_owned());
             c.source.record.identity.container = "a b;c".to_owned();
         })
         .plan();
@@ -371,14 +412,19 @@ fn mounts_that_the_processes_have_have_to_be_there_again_and_a_token_is_put_ther
 
 #[test]
 fn an_archive_that_was_imported_by_hand_makes_the_least_pod_and_says_so() {
-    let plan = case().with(|c| c.source.pod = None).plan();
+    let by_hand = || {
+        case().with(|c| {
+            c.source.pod = None;
+            c.wish.namespace = Some("shop".to_owned());
+        })
+    };
+    let plan = by_hand().plan();
     assert_eq!(found(&plan, "no-manifest").unwrap().level, Level::Warning);
     let pod = plan.pod.unwrap();
     assert_eq!(pod["spec"]["containers"].as_array().unwrap().len(), 1);
     assert_eq!(pod["spec"]["containers"][0]["name"], "app");
-    let plan = case()
+    let plan = by_hand()
         .with(|c| {
-            c.source.pod = None;
             c.source.mounts = vec![Mount {
                 destination: "/data".to_owned(),
                 source: "/x".to_owned(),

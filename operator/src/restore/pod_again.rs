@@ -219,6 +219,10 @@ fn bind(spec: &mut Map<String, Value>, node: &str) {
     match affinity.pointer_mut(pointer).and_then(Value::as_array_mut) {
         Some(terms) if !terms.is_empty() => {
             for term in terms {
+                // No API server gave such a term away; indexing into it would panic.
+                if !term.is_object() {
+                    *term = json!({});
+                }
                 match term.get_mut("matchFields").and_then(Value::as_array_mut) {
                     // Of two fields both would have to hold: an old one that names another node could never.
                     Some(fields) => {
@@ -267,6 +271,18 @@ mod tests {
     fn made(old: &Value) -> (Value, Vec<String>) {
         let (pod, dropped) = make(old, &new(&[])).unwrap();
         (pod, dropped.into_iter().map(|one| one.what).collect())
+    }
+
+    #[test]
+    fn terms_that_are_no_terms_want_the_node_too() {
+        let terms = json!({"nodeSelectorTerms": ["boom", null, {"matchFields": "x"}]});
+        let affinity =
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}});
+        let (pod, _) = made(&old(json!({"affinity": affinity})));
+        let terms = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+        for term in pod.pointer(terms).unwrap().as_array().unwrap() {
+            assert_eq!(term["matchFields"][0]["values"][0], "n2");
+        }
     }
 
     #[test]

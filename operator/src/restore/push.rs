@@ -136,7 +136,7 @@ pub fn push(
     monitor: &dyn Monitor,
 ) -> Result<Written> {
     let mut session = Session::open(target, login, monitor)?;
-    let changes = Changes::default();
+    let changes = Changes::of(source);
     let mut upload = Upload::begin(&mut session)?;
     let layer = write_layer(repo, &source.record, &changes, &mut upload, monitor)?;
     upload.finish(&layer.blob)?;

@@ -99,18 +99,32 @@ impl Source {
     pub fn read(reader: &CheckpointReader<'_>, record: &SnapshotRecord) -> Result<Self> {
         let streams = &reader.manifest().streams;
         let is_member = |stream: &&Stream| matches!(stream.role, Role::Member);
+        let parsed = |bytes: Option<Vec<u8>>| -> Value {
+            serde_json::from_slice(&bytes.unwrap_or_default()).unwrap_or_default()
+        };
         let json = |name: &str| -> Result<Value> {
             let found = [name.to_owned(), format!("./{name}")];
-            let has = |stream: &Stream| found.iter().any(|f| f.as_bytes() == stream.name);
-            let Some(stream) = streams.iter().find(|stream| has(stream)) else {
+            let has = |stream: &Stream| {
+                found.iter().any(|f| f.as_bytes() == stream.name) && is_member(&stream)
+            };
+            let Some((number, stream)) = (0..).zip(streams).find(|(_, stream)| has(stream)) else {
                 return Ok(Value::Null);
             };
-            // What is too long or no JSON is nobody's description; the runtime will say so.
+            // What is too long or no JSON is nobody's description: no copy for a runtime is made of it.
             if stream.len > strip::DESCRIPTION_LEN {
                 return Ok(Value::Null);
             }
-            let bytes = reader.read_member(&stream.name, strip::DESCRIPTION_LEN)?;
-            Ok(serde_json::from_slice(&bytes.unwrap_or_default()).unwrap_or_default())
+            Ok(parsed(reader.read_stream(number, strip::DESCRIPTION_LEN)?))
+        };
+        // Only what was stored beside the archive, and only if the record says so: a file in the archive that has the name is its maker's word.
+        let attached = |name: &str| -> Result<Value> {
+            if !record.attachments.iter().any(|one| one.name == name) {
+                return Ok(Value::Null);
+            }
+            Ok(parsed(reader.read_attachment(
+                name.as_bytes(),
+                strip::DESCRIPTION_LEN,
+            )?))
         };
         let (config, spec) = (json("config.dump")?, json("spec.dump")?);
         let mut dangerous = Vec::new();
@@ -138,8 +152,8 @@ impl Source {
             .iter()
             .find(|s| base(&s.name) == b"files.img" && s.len <= IMAGE_LEN);
         let file_list = file_list.map_or(Ok(None), |s| reader.read_member(&s.name, IMAGE_LEN))?;
-        let pod = json(capture::POD)?;
-        let host: Host = serde_json::from_value(json(capture::HOST)?).unwrap_or_default();
+        let pod = attached(capture::POD)?;
+        let host: Host = serde_json::from_value(attached(capture::HOST)?).unwrap_or_default();
         Ok(Self {
             family: family(record, &images),
             pod: pod.is_object().then_some(pod),

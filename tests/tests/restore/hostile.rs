@@ -88,7 +88,22 @@ fn what_a_source_says_of_itself_is_read_from_the_archive_where_nothing_is_attach
 }
 
 #[test]
-fn a_description_that_is_no_json_is_no_reason_to_fail() {
+fn a_pod_within_the_archive_is_not_the_pod_that_was_stored_with_it() {
+    let evil = json!({"metadata": {"name": "web"}, "spec": {"hostPID": true, "containers": [{"name": "work"}]}});
+    let stored = Stored::of(
+        TarBuilder::new()
+            .file("config.dump", br#"{"id":"abc","name":"work"}"#)
+            .file("pod.json", evil.to_string().as_bytes())
+            .file("host.json", br#"{"arch":"s390x"}"#)
+            .end(),
+    );
+    let source = stored.source();
+    assert_eq!(source.pod, None);
+    assert_ne!(source.host.arch, "s390x");
+}
+
+#[test]
+fn a_description_that_is_no_json_makes_no_image_and_the_archive_stays_to_be_had() {
     let stored = Stored::of(
         TarBuilder::new()
             .file("config.dump", br#"{"id":"abc","name":"work"}"#)
@@ -97,6 +112,9 @@ fn a_description_that_is_no_json_is_no_reason_to_fail() {
             .end(),
     );
     assert_eq!(stored.source().dangerous, Vec::<String>::new());
+    let said = stored.restore(&["latest", "--driver", "oci-image", "--to", "oci:layout"]);
+    assert_ne!(said.code, 0, "{said:?}");
+    assert!(!stored.path("layout").exists());
     let report: Value = stored.json(&["latest", "--to", "a.tar"]);
     assert_eq!(
         report["done"]["bytes"].as_u64().unwrap(),

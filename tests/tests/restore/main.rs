@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use cryostore_engine::CheckpointReader;
+use cryostore_engine::archive::tar::{Span, TarReader};
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_operator::restore::Source;
 use cryostore_tests::Place;
@@ -31,6 +32,31 @@ pub(crate) struct Stored {
     pub(crate) place: Place,
     pub(crate) snapshot: SnapshotRecord,
     pub(crate) tar: Vec<u8>,
+}
+
+/// Members, and the bytes of each; of descriptions what they say.
+pub(crate) fn members(tar: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let (mut reader, mut rest, mut out) = (TarReader::new(), tar, Vec::new());
+    while let Some(span) = reader.next(rest).unwrap() {
+        match span {
+            Span::Meta(len) => rest = &rest[len..],
+            Span::Member(member) => {
+                let name = String::from_utf8(member.name).unwrap();
+                out.push((name.trim_matches('/').to_owned(), Vec::new()));
+            }
+            Span::Data(len) => {
+                out.last_mut().unwrap().1.extend_from_slice(&rest[..len]);
+                rest = &rest[len..];
+            }
+            Span::End => {}
+        }
+    }
+    for (_, body) in &mut out {
+        if let Ok(json) = serde_json::from_slice::<Value>(body) {
+            *body = json.to_string().into_bytes();
+        }
+    }
+    out
 }
 
 /// What a run said.

@@ -28,21 +28,25 @@ pub(super) struct Act<'a> {
     pub(super) cluster: Option<&'a Cluster>,
 }
 
-pub(super) fn act(act: &Act<'_>) -> Result<Done, Failure> {
+/// None: somebody else took the pod's name since it was looked at, so that another plan is needed.
+pub(super) fn act(act: &Act<'_>) -> Result<Option<Done>, Failure> {
     let started = act.context.env.elapsed();
     let to = act.plan.to.as_deref().unwrap_or_default();
     let mut done = match act.plan.driver {
         Driver::Archive => archive(act, Path::new(to)),
         Driver::Directory => directory(act, to),
         Driver::OciImage => image(act, to),
-        Driver::Containerd => pod(act),
+        Driver::Containerd => match pod(act)? {
+            Some(done) => Ok(done),
+            None => return Ok(None),
+        },
         Driver::Podman => podman(act),
         Driver::Criu => criu(act),
     }?;
     let took = act.context.env.elapsed().saturating_sub(started);
     done.seconds = took.as_secs_f64();
     done.text.push_str(&format!(", in {:.1} s", done.seconds));
-    Ok(done)
+    Ok(Some(done))
 }
 
 fn archive(act: &Act<'_>, path: &Path) -> Result<Done, Failure> {
@@ -95,7 +99,7 @@ fn tag(act: &Act<'_>) -> String {
 }
 
 fn layout(act: &Act<'_>, dir: &Path) -> Result<Done, Failure> {
-    let changes = Changes::default();
+    let changes = Changes::of(act.source);
     let monitor = act.context.monitor();
     let written = oci::write_layout(act.repo, act.source, &changes, dir, &tag(act), monitor)?;
     Ok(Done {
@@ -183,7 +187,7 @@ fn into_containerd(
 }
 
 /// The image into the node's containerd, and the pod through the cluster's API.
-fn pod(act: &Act<'_>) -> Result<Done, Failure> {
+fn pod(act: &Act<'_>) -> Result<Option<Done>, Failure> {
     let (plan, monitor) = (act.plan, act.context.monitor());
     let missing = || Error::new(Kind::Internal, "a plan that was not refused has no pod");
     let cluster = act.cluster.ok_or_else(missing)?;
@@ -206,10 +210,11 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
     let uid = match created {
         Ok(uid) => uid,
         Err(e) => {
-            // Nobody is going to use it; why the pod was not made counts.
-            let tidying = Deadline::after(TIDYING, &Silent, &*act.context.env);
-            let _ = containerd::clean_up(&settings, &image, &tidying);
-            return Err(e.into());
+            if nobody_uses_it(act, cluster, (&namespace, &name)) {
+                let tidying = Deadline::after(TIDYING, &Silent, &*act.context.env);
+                let _ = containerd::clean_up(&settings, &image, &tidying);
+            }
+            return not_made(act, e);
         }
     };
     act.context.screen.note(&format!(
@@ -228,7 +233,7 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
         containerd::forget_base(&settings, base, monitor)?;
     }
     runs?;
-    Ok(Done {
+    Ok(Some(Done {
         text: format!(
             "pod {namespace}/{name} runs on node {node}, container {} goes on from the checkpoint",
             plan.container
@@ -238,7 +243,23 @@ fn pod(act: &Act<'_>) -> Result<Done, Failure> {
         pod_uid: Some(uid),
         stripped: Some(made.stripped),
         ..Done::default()
-    })
+    }))
+}
+
+/// Whether the image of a pod that was not made may go. The server may have made the pod though its answer was lost, and a pod that took the name may be of the
+/// same snapshot, and so of the same image: only if there is no pod, it is nobody's.
+pub(super) fn nobody_uses_it(act: &Act<'_>, cluster: &Cluster, pod: (&str, &str)) -> bool {
+    let tidying = Deadline::after(TIDYING, &Silent, &*act.context.env);
+    matches!(cluster.has_pod(pod.0, pod.1, &tidying), Ok(Some(false)))
+}
+
+/// A name that was taken meanwhile asks for another plan, unless the user said it.
+pub(super) fn not_made(act: &Act<'_>, e: Error) -> Result<Option<Done>, Failure> {
+    if e.kind() == Kind::Conflict && act.args.name.is_none() {
+        Ok(None)
+    } else {
+        Err(e.into())
+    }
 }
 
 /// An hour: no restore takes longer from its image to its pod.

@@ -11,7 +11,7 @@ use cryostore_operator::restore::{Source, wait};
 use serde_json::Value;
 
 use super::RestoreArgs;
-use super::act::Act;
+use super::act::{Act, nobody_uses_it, not_made};
 use super::report::Done;
 use crate::config::known::written_name;
 use crate::context::Context;
@@ -48,7 +48,7 @@ pub(super) fn pod(
     cluster: &Cluster,
     json: &Value,
     node: &str,
-) -> Result<Done, Failure> {
+) -> Result<Option<Done>, Failure> {
     let (plan, monitor) = (act.plan, act.context.monitor());
     let namespace = plan.namespace.clone().unwrap_or_default();
     let name = plan.name.clone().unwrap_or_default();
@@ -75,14 +75,16 @@ pub(super) fn pod(
     let uid = match cluster.create_pod(json, monitor) {
         Ok(uid) => uid,
         Err(e) => {
-            let call = CleanUpCall {
-                image: made.image,
-                namespace,
-                pod: name,
-            };
-            // Nobody is going to use it; why the pod was not made counts.
-            let _ = agent.clean_up(&call, monitor);
-            return Err(e.into());
+            if nobody_uses_it(act, cluster, (&namespace, &name)) {
+                let call = CleanUpCall {
+                    image: made.image,
+                    namespace,
+                    pod: name,
+                };
+                // Why the pod was not made counts.
+                let _ = agent.clean_up(&call, monitor);
+            }
+            return not_made(act, e);
         }
     };
     let container = &plan.container;
@@ -92,7 +94,7 @@ pub(super) fn pod(
     let limit = Duration::from_secs(act.args.timeout);
     let pod = (namespace.as_str(), name.as_str(), uid.as_str());
     wait::until_it_runs(cluster, pod, container, limit, monitor)?;
-    Ok(Done {
+    Ok(Some(Done {
         text: format!(
             "pod {namespace}/{name} runs on node {node}, container {container} goes on from the checkpoint"
         ),
@@ -101,5 +103,5 @@ pub(super) fn pod(
         pod_uid: Some(uid),
         stripped: Some(made.stripped),
         ..Done::default()
-    })
+    }))
 }

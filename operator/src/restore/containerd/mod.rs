@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MANIFEST_LEN: u64 = 4 << 20;
 /// What is tidied up after a failure is the matter of a moment, or waits for the lease's end.
 const TIDYING: Duration = Duration::from_secs(30);
+/// 3 s: its answer comes within milliseconds, and a plan is made without it, too.
+const ASKING: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Where containerd is, and how it unpacks.
@@ -166,7 +168,7 @@ pub fn prepare(
     }
     let mut client = Client::connect(&settings.socket, monitor)?;
     let mut base_label = String::new();
-    let mut changes = Changes::default();
+    let mut changes = Changes::of(source);
     if let Some(registry) = registry
         && let Some(blobs) = base::blobs_of(&client, source)?
         && let Some(image) = blobs.first()
@@ -323,9 +325,25 @@ pub fn forget_base(settings: &Settings, base: &str, monitor: &dyn Monitor) -> Re
     Ok(())
 }
 
+/// Ends what only asks: a containerd that hangs is one that does not say.
+struct Patience<'m> {
+    inner: &'m dyn Monitor,
+    until: Instant,
+}
+
+impl Monitor for Patience<'_> {
+    fn stop(&self) -> bool {
+        self.inner.stop() || Instant::now() >= self.until
+    }
+}
+
 /// Whether the CRI of this containerd says that it restores containers; none: it does not say.
 pub fn restores(settings: &Settings, monitor: &dyn Monitor) -> Result<Option<bool>> {
-    let config = Client::connect(&settings.socket, monitor)?.cri_config()?;
+    let patience = Patience {
+        inner: monitor,
+        until: Instant::now() + ASKING,
+    };
+    let config = Client::connect(&settings.socket, &patience)?.cri_config()?;
     let said = |key: &str| {
         config
             .as_ref()
@@ -345,6 +363,20 @@ pub fn restores(settings: &Settings, monitor: &dyn Monitor) -> Result<Option<boo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_containerd_that_hangs_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("hung.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let settings = Settings {
+            socket,
+            ..Settings::default()
+        };
+        let begun = Instant::now();
+        assert!(restores(&settings, &Silent).is_err());
+        assert!(begun.elapsed() < 3 * ASKING);
+    }
 
     #[test]
     fn an_image_says_for_which_pod_it_was_made() {

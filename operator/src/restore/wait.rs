@@ -75,7 +75,8 @@ pub fn state(pod: &Value, container: &str) -> State {
         text(condition, "/type") == "PodScheduled" && text(condition, "/status") == "False"
     });
     match unscheduled {
-        Some(why) => State::Fails(format!("it is not scheduled: {}", said(why))),
+        // An autoscaler, or the end of another pod, may make room: the limit decides.
+        Some(why) => State::Waits(format!("it is not scheduled: {}", said(why))),
         None => State::Waits("no state yet".to_owned()),
     }
 }
@@ -194,7 +195,7 @@ mod tests {
             ),
             (
                 json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3"}]}}),
-                State::Fails("it is not scheduled: Unschedulable: 0/3".to_owned()),
+                State::Waits("it is not scheduled: Unschedulable: 0/3".to_owned()),
             ),
         ] {
             assert_eq!(state(&pod, "app"), wanted, "{pod}");

@@ -277,7 +277,8 @@ mod tests {
                     let own_path = line.contains("/cryostore") || line.contains("cryostore.");
                     let product = line.contains("without cryostore");
                     // An object in the cluster.
-                    let object = line.contains("cryostore-agents");
+                    let object =
+                        line.contains("cryostore-agents") || line.contains("[default: cryostore]");
                     assert!(own_path || product || object, "{line}");
                 }
             }

@@ -1,7 +1,7 @@
 //! Owns CRIU's own words: runtimes answer that CRIU failed, and name the log on the node that says why.
 //!
 //! Always: a message is given back with what the log adds, or as it came: on another machine, or in a container that does not see the runtime's folder,
-//! there is no log. Never: follows a link, reads more than [`TAIL`], or shows more than lines that CRIU marks as errors: the message comes over the network.
+//! there is no log. Never: follows a link, reads more than `TAIL`, or shows more than lines that CRIU marks as errors: the message comes over the network.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};

@@ -18,7 +18,7 @@ pub struct Inventory {
     pub img_version: u32,
     /// Whether `fdinfo` images are named by id, not by pid.
     pub fdinfo_per_id: Option<bool>,
-    /// Namespaces of the process that dumped, as in [`TaskIds`](super::TaskIds).
+    /// Namespaces of the process that dumped, as in [`TaskIds`].
     pub root_namespaces: Vec<(&'static str, u32)>,
     /// 0 none, 1 SELinux, 2 AppArmor.
     pub lsmtype: Option<u32>,

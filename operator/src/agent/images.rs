@@ -1,6 +1,6 @@
 //! Owns what the agent asks of the node's container runtime for a restore: an image made of a snapshot, and its end.
 //!
-//! Always: asked only for what the caller may do; see [`super::caller`]. Never: told who the caller is.
+//! Always: asked only for what the caller may do; see `caller`. Never: told who the caller is.
 
 use std::fmt::Debug;
 

@@ -6,6 +6,7 @@
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use rustix::fs::OFlags;
 
@@ -28,7 +29,9 @@ pub fn with_log(message: &str) -> String {
     }
 }
 
-fn errors_of(path: &str) -> Option<String> {
+/// The end of a log; none if it is no file that can be read.
+pub(crate) fn end_of(path: &Path) -> Option<String> {
+    // The message came over the network: opening a pipe would wait for a writer, and a link lead elsewhere.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let flags = i32::try_from(flags.bits()).ok()?;
     let mut file = OpenOptions::new()
@@ -44,7 +47,11 @@ fn errors_of(path: &str) -> Option<String> {
         .ok()?;
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail).ok()?;
-    let tail = String::from_utf8_lossy(&tail);
+    Some(String::from_utf8_lossy(&tail).into_owned())
+}
+
+fn errors_of(path: &str) -> Option<String> {
+    let tail = end_of(Path::new(path))?;
     // "(00.141080) Error (criu/sk-inet.c:200): inet: Connected TCP socket, …"
     let errors: Vec<_> = tail
         .lines()

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cryostore_engine::format::SnapshotId;
-use cryostore_engine::format::manifest::{Role, Stream};
 use cryostore_engine::format::snapshot::SnapshotRecord;
 use cryostore_engine::{
     CheckpointReader, Env, Error, Filter, Kind, Monitor, Phase, Repository, Result,
@@ -33,6 +32,7 @@ use crate::checkpoint::{self, Step, Taken, Watch};
 use crate::errors::rule;
 use crate::pod::{Choice, check_name};
 use crate::restore::containerd::image_name;
+use crate::restore::local;
 use crate::{Cluster, here};
 
 /// ms between two reports of progress: as often as a screen is drawn.
@@ -411,7 +411,7 @@ impl Job<'_> {
             gate_source,
             restore,
             host,
-            criu: node::criu_version(),
+            criu: local::criu_version(),
             criu_plugins: node::criu_plugins(&options.root),
             images_free_bytes: node::free_bytes(&options.root.join(node::CONTAINERD_ROOT)),
             checkpoints: node::checkpoints(&options.folder),
@@ -422,10 +422,7 @@ impl Job<'_> {
 
     fn checkpoint(&self, body: &[u8], line: &mut Line) -> Result<Answer> {
         let call: CheckpointCall = read(body)?;
-        check_name("namespace", &call.namespace)?;
-        check_name("pod", &call.pod)?;
-        line.namespace.clone_from(&call.namespace);
-        line.pod.clone_from(&call.pod);
+        say_pod(line, &call.namespace, &call.pod)?;
         self.require(Right {
             verb: "create",
             resource: "pods/checkpoint",
@@ -514,10 +511,7 @@ impl Job<'_> {
 
     fn prepare_restore(&self, body: &[u8], line: &mut Line) -> Result<Answer> {
         let call: PrepareCall = read(body)?;
-        check_name("namespace", &call.namespace)?;
-        check_name("pod", &call.pod)?;
-        line.namespace.clone_from(&call.namespace);
-        line.pod.clone_from(&call.pod);
+        say_pod(line, &call.namespace, &call.pod)?;
         self.require(Right {
             verb: "create",
             resource: "pods",
@@ -592,23 +586,16 @@ impl Job<'_> {
         }
         let reader = CheckpointReader::open(repo, snapshot)?;
         // A file of the archive may have the same name, and is nobody's word.
-        let is_it =
-            |s: &Stream| matches!(s.role, Role::Attachment) && s.name == capture::HOST.as_bytes();
-        let mut streams = (0..).zip(&reader.manifest().streams);
-        let Some((number, _)) = streams.find(|(_, stream)| is_it(stream)) else {
+        let Some(host) = reader.read_attachment(capture::HOST.as_bytes(), HOST_LEN)? else {
             return Ok(false);
         };
-        let host = reader.read_stream(number, HOST_LEN)?.unwrap_or_default();
         let host: Host = serde_json::from_slice(&host).unwrap_or_default();
         Ok(!host.cluster.is_empty() && host.cluster == cluster.id(self.out)?)
     }
 
     fn clean_up(&self, body: &[u8], line: &mut Line) -> Result<Answer> {
         let call: CleanUpCall = read(body)?;
-        check_name("namespace", &call.namespace)?;
-        check_name("pod", &call.pod)?;
-        line.namespace.clone_from(&call.namespace);
-        line.pod.clone_from(&call.pod);
+        say_pod(line, &call.namespace, &call.pod)?;
         self.require(Right {
             verb: "delete",
             resource: "pods",
@@ -668,4 +655,13 @@ fn stored(taken: Taken, storage: String) -> Stored {
         archive_removed,
         asked_for_ms: u64::try_from(asked_for.as_millis()).unwrap_or(u64::MAX),
     }
+}
+
+/// The pod of a call, in its line of the audit log; what is no name goes no further.
+fn say_pod(line: &mut Line, namespace: &str, pod: &str) -> Result<()> {
+    check_name("namespace", namespace)?;
+    check_name("pod", pod)?;
+    namespace.clone_into(&mut line.namespace);
+    pod.clone_into(&mut line.pod);
+    Ok(())
 }

@@ -4,7 +4,6 @@
 //! runtime to restore something in order to see whether it does.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
@@ -236,20 +235,6 @@ pub fn configuration(runtime: &str, root: &Path) -> Option<Vec<String>> {
     files.extend(more);
     let texts: Vec<_> = files.iter().filter_map(|path| read(path)).collect();
     (!texts.is_empty()).then_some(texts)
-}
-
-/// What `criu --version` says; none where there is none.
-#[must_use]
-pub fn criu_version() -> Option<String> {
-    let output = Command::new("criu")
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text.lines().find_map(|line| line.strip_prefix("Version:"));
-    line.map(|version| version.trim().to_owned())
 }
 
 /// File names of CRIU's plugins below `root`.

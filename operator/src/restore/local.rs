@@ -24,7 +24,8 @@ pub fn this_machine(unpacked_at: &Path) -> Place {
     }
 }
 
-fn criu_version() -> Option<String> {
+/// What `criu --version` says; none where there is none.
+pub(crate) fn criu_version() -> Option<String> {
     let output = Command::new("criu")
         .arg("--version")
         .stdin(Stdio::null())

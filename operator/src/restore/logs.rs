@@ -2,15 +2,10 @@
 //!
 //! Always: bounded, on one line, control characters gone: they are shown on a terminal. Never: reads more than a log's end.
 
-use std::fs::OpenOptions;
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use crate::criu_log::end_of;
 
-/// 64 KiB: CRIU's last words are within its last few lines.
-const END_LEN: u64 = 64 << 10;
 /// Lines that are shown.
 const LINES: usize = 6;
 /// Characters that are shown.
@@ -45,25 +40,6 @@ pub(crate) fn last_lines(text: &str) -> String {
         .filter(|line| !line.trim().is_empty())
         .collect();
     joined(&lines)
-}
-
-fn end_of(path: &Path) -> Option<String> {
-    // The message came over the network: opening a pipe would wait for a writer, and a link lead elsewhere.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(i32::try_from(flags.bits()).ok()?)
-        .open(path)
-        .ok()?;
-    let meta = file.metadata().ok()?;
-    if !meta.is_file() {
-        return None;
-    }
-    file.seek(SeekFrom::Start(meta.len().saturating_sub(END_LEN)))
-        .ok()?;
-    let mut bytes = Vec::new();
-    file.take(END_LEN).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn joined(lines: &[&str]) -> String {
